@@ -1,0 +1,26 @@
+"""Writing files so that a reader finds the old one or the new one, never half of either."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file beside its place and moves it there when it is complete."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as f:
+        write(f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Writes a JSON object, a line for each of its keys; NaN and infinities are refused."""
+    lines = [f"{json.dumps(key)}: {json.dumps(v, allow_nan=False)}" for key, v in value.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    write_atomically(path, lambda f: f.write(text.encode()))

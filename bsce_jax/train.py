@@ -1,0 +1,110 @@
+"""Trains a class-incremental run from a config file.
+
+usage: python -m bsce_jax.train --config FILE.py[:name=value,...] --workdir DIR
+                                [--config.section.field=value ...]
+
+  --config   a config file; behind the colon the arguments that it takes, such as
+             method=il_baseline,loss=balanced_softmax,base=50,increment=10
+  --workdir  where the run lives; the same command again goes on where it stopped
+  --config.section.field=value   sets one field of the config
+  --help     shows this; with --config, also every field of the config and its value
+
+Exit codes: 0 done; 2 bad input; 130 or 143 stopped by Ctrl-C or SIGTERM, with everything saved.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bsce_jax.errors import UserError, exit_on_user_error, unknown
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
+    """Reads the command line (without the program's name) into a config and a work directory.
+
+    Raises:
+      UserError: a flag, a field or a value that cannot be.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+    given = _value_of("--config", argv)
+    if given is None:
+        raise UserError("say --config FILE.py, for example --config configs/digits.py")
+    file = given.partition(":")[0]
+    if not os.path.isfile(file):
+        raise UserError(f"no config file {file}")
+    try:
+        # first the file alone, so that a field that it does not have can be named
+        values(["train", f"--config={given}"])
+        _check_fields(values.config, argv)
+        values.unparse_flags()
+        rest = values(["train", *argv])
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if len(rest) > 1:
+        raise UserError(f"what is {rest[1]!r}? see --help")
+    if values.workdir is None:
+        raise UserError("say --workdir DIR: where the run is to live")
+    return values.config, values.workdir
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    for position, argument in enumerate(argv):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag and position + 1 < len(argv):
+            return argv[position + 1]
+    return None
+
+
+def _check_fields(config: "ConfigDict", argv: Sequence[str]) -> None:
+    """Refuses `--config.a.b` where the config has no a.b."""
+    from ml_collections import ConfigDict
+
+    for argument in argv:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        if match is None:
+            continue
+        section: object = config
+        path = match.group(1).split(".")
+        for depth, name in enumerate(path):
+            if not isinstance(section, ConfigDict) or name not in section:
+                valid = section.keys() if isinstance(section, ConfigDict) else []
+                prefix = ".".join(["config", *path[:depth], ""])
+                raise unknown("config field", prefix + name, [prefix + v for v in valid])
+            section = section[name]
+
+
+def main() -> None:
+    """Runs the command."""
+    argv = sys.argv[1:]
+    if {"--help", "-h"} & set(argv):
+        print(__doc__)
+        if _value_of("--config", argv) is not None:
+            shown = [a for a in argv if a not in ("--help", "-h")]
+            print(parse([*shown, "--workdir=."])[0])
+        return
+    config, folder = parse(argv)
+
+    from bsce_jax.report.table import print_results
+    from bsce_jax.training.run import Stopped, run
+
+    try:
+        results = run(config, folder)
+    except Stopped as stopped:
+        print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
+    print_results(results)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,87 @@
+"""`results.json`: what a run found, in the shape that other programs rely on."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+from bsce_jax import metrics
+from bsce_jax.files import write_json
+from bsce_jax.training.checkpoint import Progress
+from bsce_jax.training.experiment import Experiment
+from bsce_jax.training.workdir import read_predictions
+
+SCHEMA = 1
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+
+
+def write(folder: pathlib.Path, experiment: Experiment, progress: Progress) -> dict[str, Any]:
+    """Writes `results.json` from the predictions of all finished tasks, and returns it."""
+    config, scenario = experiment.config, experiment.scenario
+    cnn, nme = [], []
+    for task in range(len(progress.history)):
+        labels, cnn_top5, nme_top5 = read_predictions(folder, task)
+        cnn.append((labels, cnn_top5))
+        nme.append((labels, nme_top5))
+    # without exemplars there are no class means, and nothing was predicted by them
+    has_means = all((top5[:, 0] >= 0).all() for _, top5 in nme)
+    value = {
+        "schema": SCHEMA,
+        "method": config.method.name,
+        "loss": config.loss.name,
+        "dataset": config.dataset.name,
+        "class_order": list(scenario.class_order),
+        "tasks": [list(task) for task in scenario.tasks],
+        "cnn": metrics.summarize(cnn, scenario.tasks),
+        "nme": metrics.summarize(nme, scenario.tasks) if has_means else None,
+        "memory": {
+            "policy": config.memory.policy,
+            "size": config.memory.size,
+            "selection": config.memory.selection,
+            "indices": progress.history,
+        },
+        "timing": _timing(progress),
+        "environment": environment(),
+    }
+    write_json(folder / "results.json", value)
+    return read(folder)
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the `results.json` of a run."""
+    value: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return value
+
+
+def _timing(progress: Progress) -> dict[str, Any]:
+    """Adds up what the tasks took: seconds by kind of work, and optimiser steps."""
+    kinds = dict.fromkeys(kind for task in progress.timing for kind in task)
+    totals = {kind: sum(task.get(kind, 0) for task in progress.timing) for kind in kinds}
+    steps = totals.pop("steps", 0)
+    return {"seconds": totals, "steps": steps, "tasks": progress.timing}
+
+
+def environment() -> dict[str, Any]:
+    """Names what a run ran on: versions, devices and the commit of the code, if it has one."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "devices": [device.device_kind for device in jax.devices()],
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or installed outside a checkout
+    return answer.stdout.strip()

@@ -1,0 +1,192 @@
+"""The train step: pure, compiled once without and once with a teacher, many steps a call."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bsce_jax.methods.base import Method, ModelState, Params, Step, TaskContext
+from bsce_jax.methods.classification import ClassificationLoss
+from bsce_jax.models import Classifier
+
+
+@struct.dataclass
+class TrainState:
+    """What a step changes.
+
+    Attributes:
+      model: the network and the method's arrays.
+      opt_state: optax's state, float32.
+    """
+
+    model: ModelState
+    opt_state: optax.OptState
+
+
+class Batches(NamedTuple):
+    """A chunk of `K` batches, as indices into the resident training set.
+
+    Attributes:
+      indices: [K, batch] int32.
+      weights: [K, batch] float32, 1 for a sample, 0 for padding. A batch of padding alone does
+        nothing: it fills up the last chunk of a stage.
+      learning_rate: [K] float32.
+      step: [K] int32, number of the step within its stage.
+    """
+
+    indices: jax.Array
+    weights: jax.Array
+    learning_rate: jax.Array
+    step: jax.Array
+
+
+class Images(NamedTuple):
+    """A split in device memory: `images` [n, h, w, c] uint8 and `labels` [n] int32 positions."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+Tree = TypeVar("Tree")
+# (key, uint8 images) -> augmented and normalised float32 images
+Transform = Callable[[jax.Array, jax.Array], jax.Array]
+# (state, teacher, task, key, data, batches) -> state, [K] arrays by name
+TrainChunk = Callable[
+    [TrainState, ModelState | None, TaskContext, jax.Array, Images, Batches],
+    tuple[TrainState, dict[str, jax.Array]],
+]
+
+
+def make_optimizer(
+    method: Method, *, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """Makes SGD as PyTorch defines it, but for the learning rate, which each step brings along."""
+    return optax.chain(
+        method.gradient_transform(),
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(momentum),
+    )
+
+
+def make_train_chunk(
+    network: Classifier,
+    method: Method,
+    loss: ClassificationLoss,
+    optimizer: optax.GradientTransformation,
+    transform: Transform,
+    mesh: Mesh,
+) -> TrainChunk:
+    """Compiles the training of a chunk of batches.
+
+    Everything that changes from task to task or stage to stage is an argument, so a run of any
+    number of tasks compiles this at most twice: without a teacher and with one.
+
+    Returns:
+      A function (state, teacher, task, key, data, batches) -> (state, metrics): `state` is
+      donated; `metrics` holds, one value a step, the loss terms, `loss` (their sum) and
+      `accuracy` (top-1 in % of the batch, by raw logits over the classes seen).
+    """
+
+    def step(
+        state: TrainState,
+        teacher: ModelState | None,
+        task: TaskContext,
+        key: jax.Array,
+        data: Images,
+        batch: Batches,
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        augment_key, method_key = jax.random.split(jax.random.fold_in(key, batch.step))
+        images = transform(augment_key, data.images[batch.indices])
+        labels = data.labels[batch.indices]
+        past = None if teacher is None else _apply(network, teacher, images)
+
+        def objective(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+            student, updated = network.apply(
+                {"params": params, "batch_stats": state.model.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            view = Step(
+                student=student,
+                teacher_outputs=past,
+                labels=labels,
+                weights=batch.weights,
+                task=task,
+                params=params,
+                extra=state.model.extra,
+                teacher_state=teacher,
+                key=method_key,
+                loss=loss,
+                model=network,
+            )
+            if method.teacher and teacher is None:  # the first task has nothing to distil
+                terms = {"classification": view.classification()}
+            else:
+                terms = method.terms(view)
+            best = jnp.argmax(jnp.where(task.seen, student.logits, -jnp.inf), axis=-1)
+            metrics = {
+                "loss": sum(terms.values(), jnp.zeros(())),
+                **terms,
+                "accuracy": 100 * view.mean((best == labels).astype(jnp.float32)),
+            }
+            return metrics["loss"], (metrics, updated["batch_stats"])
+
+        gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(state.model.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.model.params)
+        updates = _only_trained(updates, task)
+        params = jax.tree.map(
+            lambda p, u: p - batch.learning_rate * u, state.model.params, updates
+        )
+        batch_stats = _choose(task.train_backbone > 0, batch_stats, state.model.batch_stats)
+        stepped = TrainState(
+            model=state.model.replace(params=params, batch_stats=batch_stats), opt_state=opt_state
+        )
+        return _choose(jnp.sum(batch.weights) > 0, stepped, state), metrics
+
+    def chunk(
+        state: TrainState,
+        teacher: ModelState | None,
+        task: TaskContext,
+        key: jax.Array,
+        data: Images,
+        batches: Batches,
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        return jax.lax.scan(
+            lambda carry, batch: step(carry, teacher, task, key, data, batch), state, batches
+        )
+
+    # said aloud, so that a state that a chunk returns is laid out as the one it was given
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(chunk, donate_argnames="state", out_shardings=everywhere)
+
+
+def _apply(network: Classifier, model: ModelState, images: jax.Array) -> Any:
+    variables = {"params": model.params, "batch_stats": model.batch_stats}
+    return jax.lax.stop_gradient(network.apply(variables, images, train=False))
+
+
+def _choose(condition: jax.Array, this: Tree, that: Tree) -> Tree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, that)
+
+
+def _only_trained(updates: Params, task: TaskContext) -> Params:
+    """Zeroes the updates of what stays as it is: the backbone, or class vectors of the head.
+
+    Weight decay and momentum would move them even without a gradient. The head's scalars have no
+    class axis and are always trained.
+    """
+
+    def rows(update: jax.Array) -> jax.Array:
+        if update.ndim == 0:
+            return update
+        return update * task.train_rows.reshape(-1, *[1] * (update.ndim - 1))
+
+    return {
+        "backbone": jax.tree.map(lambda u: u * task.train_backbone, updates["backbone"]),
+        "head": jax.tree.map(rows, updates["head"]),
+    }

@@ -1,0 +1,116 @@
+"""The folder of a run: whose it is, its log, its predictions and its results."""
+
+import json
+import os
+import pathlib
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from bsce_jax.errors import UserError
+from bsce_jax.files import write_atomically, write_json
+
+
+def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> pathlib.Path:
+    """Takes a folder for the run of a config: a new one, or the one that this run has already.
+
+    Raises:
+      UserError: the folder holds the run of another config, or cannot be written.
+    """
+    folder = pathlib.Path(workdir)
+    wanted = json.loads(config.to_json())
+    path = folder / "config.json"
+    try:
+        if path.exists():
+            differences = _differences(json.loads(path.read_text()), wanted)
+            if differences:
+                raise UserError(
+                    f"{folder} holds a run of another config ({'; '.join(differences)}): "
+                    "choose another --workdir, or remove that one"
+                )
+        else:
+            write_json(path, wanted)
+    except OSError as error:
+        raise UserError(f"cannot use --workdir {folder}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
+    return folder
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(there.keys() | here.keys()):
+        a, b = there.get(key), here.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} is {a!r} there and {b!r} here")
+    return found
+
+
+class Log:
+    """`metrics.jsonl` and the TensorBoard events: one record for each epoch and each task.
+
+    Args:
+      folder: of the run.
+      keep_bytes: length of the log to keep; what a stopped run wrote after its last checkpoint is
+        cut off, since it is going to be done again.
+      step: optimiser steps done so far; TensorBoard events after it are dropped.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep_bytes: int, step: int):
+        self._file = open(folder / "metrics.jsonl", "a+b")
+        self._file.truncate(keep_bytes)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._events.close()
+
+    @property
+    def bytes(self) -> int:
+        """Length of the log, all of it on disk."""
+        return self._file.tell()
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Adds a record; its numbers also go to TensorBoard as `kind/name`."""
+        record = {"kind": kind, "step": step, **values}
+        self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+
+def write_predictions(
+    folder: pathlib.Path, task: int, labels: np.ndarray, cnn: np.ndarray, nme: np.ndarray
+) -> None:
+    """Writes `predictions/task_NN.npz`: labels [n], cnn_top5 and nme_top5 [n, 5]."""
+    write_atomically(
+        _predictions(folder, task),
+        lambda f: np.savez_compressed(f, labels=labels, cnn_top5=cnn, nme_top5=nme),
+    )
+
+
+def read_predictions(
+    folder: pathlib.Path, task: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads what `write_predictions` wrote."""
+    with np.load(_predictions(folder, task)) as saved:
+        return saved["labels"], saved["cnn_top5"], saved["nme_top5"]
+
+
+def _predictions(folder: pathlib.Path, task: int) -> pathlib.Path:
+    return folder / "predictions" / f"task_{task:02d}.npz"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Trains on this machine: bash launch/local.sh --config configs/digits.py --workdir runs/digits
+# Makes the environment first. Everything behind the script's name goes to bsce_jax.train.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$here/launch/environment.sh"
+(cd "$here" && make_environment)
+exec "$here/.venv/bin/python" -m bsce_jax.train "$@"

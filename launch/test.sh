@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs the tests: bash launch/test.sh [arguments for pytest]
+# Makes the environment first. The slow extras: bash launch/test.sh -m slow
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+make_environment "[dev]"
+exec .venv/bin/python -m pytest --numprocesses 2 "$@"

@@ -1,0 +1,31 @@
+"""What tests share: the real CIFAR-100, where it is at hand."""
+
+import fcntl
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def cifar100_folder() -> pathlib.Path:
+    """The official `cifar-100-python` folder: of $BSCE_DATA, or unpacked from beside the checkout."""
+    if "BSCE_DATA" in os.environ:
+        folder = pathlib.Path(os.environ["BSCE_DATA"]) / "cifar-100-python"
+        if not folder.is_dir():
+            pytest.skip(f"BSCE_DATA is set, and there is no {folder}")
+        return folder
+    unpack = ROOT.parent / "shared" / "data" / "unpack.py"
+    if not unpack.exists():
+        pytest.skip("no real CIFAR-100: set BSCE_DATA to the folder that holds cifar-100-python")
+    destination = pathlib.Path(tempfile.gettempdir()) / "bsce_jax_test_data"
+    destination.mkdir(exist_ok=True)
+    with open(destination / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        subprocess.run([sys.executable, unpack, destination], check=True, capture_output=True)
+    return destination / "cifar-100-python"

@@ -237,17 +237,16 @@ def taskwise_distillation(
     knowledge distillation); Castro et al. 2018, "End-to-End Incremental Learning" (EEIL).
     """
     old = jnp.asarray(old, bool)
-    task = jnp.asarray(task_of_class)
-    num_tasks = old.shape[-1]  # No more tasks than classes: a static bound.
+    # No more tasks than classes: a static bound. The classes not old are a group of their own.
+    num_groups = old.shape[-1] + 1
+    group = jnp.where(old, jnp.asarray(task_of_class), num_groups - 1)
 
     def log_softmax(logits: ArrayLike) -> jax.Array:
-        scores = _float32(logits) / temperature
-        by_class = jnp.moveaxis(jnp.where(old, scores, -jnp.inf), -1, 0)
-        peak = jax.ops.segment_max(jax.lax.stop_gradient(by_class), task, num_tasks)[task]
-        peak = jnp.where(jnp.isneginf(peak), 0.0, peak)
-        total = jax.ops.segment_sum(jnp.exp(by_class - peak), task, num_tasks)[task]
-        normaliser = jnp.moveaxis(peak + jnp.log(jnp.where(total > 0, total, 1.0)), 0, -1)
-        return scores - normaliser
+        scores = jnp.where(old, _float32(logits) / temperature, 0.0)
+        by_class = jnp.moveaxis(scores, -1, 0)
+        peak = jax.ops.segment_max(jax.lax.stop_gradient(by_class), group, num_groups)[group]
+        total = jax.ops.segment_sum(jnp.exp(by_class - peak), group, num_groups)[group]
+        return scores - jnp.moveaxis(peak + jnp.log(total), 0, -1)
 
     teacher = jax.lax.stop_gradient(log_softmax(teacher_logits))
     return temperature**2 * _kl_divergence(teacher, log_softmax(logits), old)
@@ -327,8 +326,8 @@ def pod_spatial(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) ->
       teacher_maps: the teacher's, of the same shapes.
 
     Returns:
-      Loss of each example, 0 to sqrt(2), float32 [batch]. Where student and teacher agree exactly,
-      as in the first step from a copy, both the loss and its gradient are 0.
+      Loss of each example, 0 to sqrt(2), float32 [batch]. Where student and teacher agree up to
+      rounding (1e-6), as in the first step from a copy, both the loss and its gradient are 0.
 
     Raises:
       ValueError: the numbers of stages differ, or there is none.
@@ -343,10 +342,13 @@ def pod_spatial(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) ->
         flat = [x.reshape(*x.shape[:-2], -1) for x in sums]
         return _normalise(jnp.concatenate(flat, axis=-1))
 
-    distances = [
-        _norm(pool(student) - jax.lax.stop_gradient(pool(teacher)))
-        for student, teacher in zip(maps, teacher_maps, strict=True)
-    ]
+    def distance(map_: ArrayLike, teacher_map: ArrayLike) -> jax.Array:
+        square = jnp.square(pool(map_) - jax.lax.stop_gradient(pool(teacher_map))).sum(axis=-1)
+        # At 0 the root has no slope, and close to it only that of the rounding, at full size.
+        apart = square > 1e-12
+        return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+
+    distances = [distance(*pair) for pair in zip(maps, teacher_maps, strict=True)]
     return jnp.stack(distances).mean(axis=0)
 
 
@@ -450,10 +452,3 @@ def _normalise(x: jax.Array) -> jax.Array:
     """Scale to L2 norm 1 along the last axis; a vector shorter than 1e-12 is left as it is."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.where(square > 1e-24, square, 1.0))
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    """Compute the L2 norm along the last axis, with gradient 0 at 0."""
-    square = jnp.sum(jnp.square(x), axis=-1)
-    some = square > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)

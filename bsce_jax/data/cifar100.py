@@ -1,0 +1,208 @@
+"""CIFAR-100 (Krizhevsky, 2009): 60000 images of 32x32 pixels in 100 classes.
+
+Read from the official files for Python, either unpacked (the folder `cifar-100-python`) or as
+`cifar-100-python.tar.gz`, or from the tfds data set that `python -m bsce_jax.prepare` makes of
+them. All give the same arrays, in the order of the official files. Those are pickles, so their
+md5 is checked and they are read by an unpickler that can build nothing but plain data.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+import shlex
+import tarfile
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bsce_jax.data.source import Dataset, Split
+from bsce_jax.errors import UserError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+ARCHIVE_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
+FOLDER = "cifar-100-python"
+MD5 = {
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
+# LUCIR's, which the literature uses; std is smaller than over all pixels (0.267, 0.256, 0.276)
+MEAN = (0.5071, 0.4866, 0.4409)
+STD = (0.2009, 0.1984, 0.2023)
+# where the tfds data set lives in a data folder: the builder's name and version
+PREPARED = pathlib.Path("cifar100_python", "1.0.0")
+
+T = TypeVar("T")
+
+
+def load(data_dir: pathlib.Path) -> Dataset:
+    """Loads CIFAR-100 from a data folder: of the official folder in it, or else as prepared.
+
+    Args:
+      data_dir: holds `cifar-100-python/` or `cifar100_python/`.
+
+    Raises:
+      UserError: it holds neither, or the files are damaged.
+    """
+    if folder := official_folder(data_dir):
+        return read_official(folder)
+    if os.path.isdir(data_dir / PREPARED):
+        from bsce_jax.data import cifar100_builder  # tfds is needed for prepared data only
+
+        return cifar100_builder.read(data_dir)
+    target = shlex.quote(str(data_dir))
+    raise UserError(
+        f"no CIFAR-100 in {data_dir}; either download it with "
+        f"`python -m bsce_jax.prepare cifar100 --data_dir {target}`, or use what you have with "
+        f"`python -m bsce_jax.prepare cifar100 --source PATH --data_dir {target}`, "
+        f"PATH being {FOLDER}.tar.gz or the unpacked {FOLDER} folder"
+    )
+
+
+def official_folder(path: pathlib.Path) -> pathlib.Path | None:
+    """Finds the unpacked official folder: in a folder, or the folder itself."""
+    for folder in (path / FOLDER, path):
+        if os.path.isfile(folder / "train"):  # False, too, for a folder that may not be read
+            return folder
+    return None
+
+
+def read_official(source: pathlib.Path) -> Dataset:
+    """Reads the official files.
+
+    Args:
+      source: the official archive, the unpacked folder, or the folder that this one is in.
+
+    Raises:
+      UserError: the files are not there, or not the official ones.
+    """
+    try:
+        contents = _read_folder(source) if source.is_dir() else _read_archive(source)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    return Dataset(
+        name="cifar100",
+        train=_parse(source, contents, "train", _split),
+        test=_parse(source, contents, "test", _split),
+        class_names=_parse(source, contents, "meta", _class_names),
+        mean=MEAN,
+        std=STD,
+    )
+
+
+def _read_folder(source: pathlib.Path) -> dict[str, bytes]:
+    folder = official_folder(source)
+    if folder is None:
+        raise UserError(f"{source} is not the {FOLDER} folder and does not hold it")
+    return {name: (folder / name).read_bytes() for name in MD5}
+
+
+def _read_archive(source: pathlib.Path) -> dict[str, bytes]:
+    """Reads the three files out of the archive; nothing is extracted to disk."""
+    contents = {}
+    with source.open("rb") as f:
+        md5 = hashlib.file_digest(f, _md5).hexdigest()
+        f.seek(0)
+        try:
+            with tarfile.open(fileobj=f, mode="r:gz") as archive:
+                for member in archive:
+                    path = pathlib.PurePosixPath(member.name)
+                    file = archive.extractfile(member) if member.isfile() else None
+                    if file and path.name in MD5 and path.parent.name == FOLDER:
+                        contents[path.name] = file.read()
+        except (EOFError, OSError, tarfile.TarError, zlib.error):
+            contents.clear()
+    if contents.keys() != MD5.keys():
+        raise UserError(
+            f"{source} is damaged or not {FOLDER}.tar.gz: "
+            f"its md5 is {md5}, not {ARCHIVE_MD5}; get it again from {URL}"
+        )
+    return contents
+
+
+def _parse(
+    source: pathlib.Path,
+    contents: dict[str, bytes],
+    name: str,
+    convert: Callable[[dict[bytes, Any]], T],
+) -> T:
+    """Checks and unpickles one of the official files."""
+    content = contents[name]
+    if (md5 := _md5(content).hexdigest()) != MD5[name]:
+        raise UserError(
+            f"{name} in {source} is damaged or not of CIFAR-100: "
+            f"its md5 is {md5}, not {MD5[name]}; get it again from {URL}"
+        )
+    try:
+        return convert(_PlainUnpickler(io.BytesIO(content), encoding="bytes").load())
+    except _MALFORMED as error:
+        raise UserError(f"{name} in {source} is not a CIFAR-100 file: {error}") from error
+
+
+def _md5(content: bytes = b"") -> "hashlib._Hash":
+    return hashlib.md5(content, usedforsecurity=False)
+
+
+def _split(record: dict[bytes, Any]) -> Split:
+    images = record[b"data"].values.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels = np.array(record[b"fine_labels"], np.int32)
+    return Split(np.ascontiguousarray(images), labels)
+
+
+def _class_names(record: dict[bytes, Any]) -> tuple[str, ...]:
+    return tuple(name.decode() for name in record[b"fine_label_names"])
+
+
+class _UInt8:
+    """Stands in for numpy's dtype."""
+
+    def __init__(self, code: bytes, *_: object):
+        if code != b"u1":
+            raise pickle.UnpicklingError(f"it holds an array of type {code!r}")
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Array:
+    """Stands in for numpy's array: holds uint8 values and can do nothing."""
+
+    def __init__(self, *_: object):
+        self.values = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _UInt8, bool, bytes]) -> None:
+        _, shape, _, _, content = state
+        self.values = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+_STAND_INS: dict[tuple[str, str], type] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _UInt8,
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds strings, numbers, lists, dicts and uint8 arrays; anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) not in _STAND_INS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _STAND_INS[module, name]
+
+
+# what unpickling and converting arbitrary bytes can raise
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)

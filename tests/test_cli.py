@@ -1,0 +1,101 @@
+"""Bad input: one clear line, exit code 2, nothing written."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bsce_jax import train
+from bsce_jax.errors import exit_on_user_error
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DIGITS = "--config=configs/digits.py"
+
+
+def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "bsce_jax.train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say --config FILE.py"),
+        ([DIGITS], "say --workdir DIR"),
+        (["--config=configs/digit.py"], "no config file configs/digit.py"),
+        ([DIGITS + ":methd=wa"], "unknown config argument 'methd'; did you mean method?"),
+        ([DIGITS + ":wa"], "config argument 'wa' should read name=value"),
+        ([DIGITS + ":base=two"], "config argument base='two' is not of type int"),
+        ([DIGITS + ":method=finetun"], "unknown method 'finetun'; did you mean finetune?"),
+        ([DIGITS + ":loss=balanced_softmx"], "did you mean balanced_softmax"),
+        ([DIGITS + ":base=3,increment=8"], "10 classes"),
+        ([DIGITS, "--config.train.epoch=3"], "did you mean config.train.epochs?"),
+        ([DIGITS, "--config.trian.epochs=3"], "unknown config field 'config.trian'"),
+        ([DIGITS, "--config.train.epochs=few"], "--config.train.epochs=few"),
+        ([DIGITS, "--config.train.epochs=0"], "train at least 1"),
+        ([DIGITS, "--config.train.batch_size=0"], "train.batch_size is 0"),
+        ([DIGITS, "--config.train.schedule=steps"], "did you mean step?"),
+        ([DIGITS, "--config.train.augmentation=flop"], "did you mean"),
+        ([DIGITS, "--config.dataset.name=digit"], "did you mean digits?"),
+        ([DIGITS, "--config.model.name=resnet23"], "did you mean resnet32"),
+        ([DIGITS, "--config.runtime.dtype=float8"], "float"),
+        ([DIGITS, "--config.runtime.feed=residnt"], "did you mean resident?"),
+        ([DIGITS, "--config.memory.policy=totl"], "did you mean total?"),
+        ([DIGITS, "--config.memory.selection=herd"], "did you mean herding?"),
+        ([DIGITS, "--config.memory.policy=total", "--config.memory.size=9"], "10"),
+        ([DIGITS, "--config.method.weighting=sun"], "did you mean sum?"),
+        ([DIGITS, "--config.scenario.class_order=1,1"], "class"),
+        ([DIGITS + ":loss=nca"], "linear head"),
+        (["--config=configs/cifar100.py", "--config.dataset.data_dir=nowhere"], "bsce_jax.prepare"),
+        ([DIGITS, "--wrkdir=x"], "wrkdir"),
+        ([DIGITS, "digits"], "what is 'digits'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workdir = tmp_path / "run"
+    if arguments and arguments != [DIGITS]:
+        arguments = [*arguments, f"--workdir={workdir}"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        exit_on_user_error(train.main)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not workdir.exists()
+
+
+def test_the_command_refuses_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:
+    workdir = tmp_path / "run"
+    three = "--xla_force_host_platform_device_count=3"
+    done = command(DIGITS, f"--workdir={workdir}", XLA_FLAGS=three)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: train.batch_size is 32: 3 devices need a multiple of 3\n"
+    )
+    assert not workdir.exists()
+
+
+def test_help_needs_no_config_and_names_the_fields_of_one() -> None:
+    plain = command("--help")
+    assert plain.returncode == 0
+    assert "usage: python -m bsce_jax.train" in plain.stdout
+    with_config = command(DIGITS + ":method=lucir", "--help")
+    assert with_config.returncode == 0
+    assert "less_forget: 5.0" in with_config.stdout

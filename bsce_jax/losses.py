@@ -364,9 +364,9 @@ def nca(
 ) -> jax.Array:
     """Compute PODNet's classification loss, neighbourhood component analysis with a margin.
 
-    With scores z_j = scale s_j + log_prior_j the loss is
+    With scores z_j = scale (s_j - margin [j = y]) + log_prior_j the loss is
 
-        -(z_y - scale margin) + log sum_{j != y} exp(z_j),
+        -z_y + log sum_{j != y} exp(z_j),
 
     without the hinge; a log-prior of class counts makes it the balanced NCA. It may be negative.
 
@@ -377,7 +377,7 @@ def nca(
       margin: taken off the label's similarity, scalar.
       log_prior: added to the scaled similarities, [C] or [batch, C]; -inf removes a class.
       exclude_positive: leave the label out of the sum, as NCA does. Otherwise the loss is the
-        cross-entropy of z plus the constant scale * margin.
+        cross-entropy of z.
       reference_quirks: compute what the published code does. It takes the margin off every class,
         where it cancels, and then the row's highest score off every score, so that the label left
         out still counts exp(0) in the sum. That is the same as `max_j z_j` in the label's place.
@@ -396,13 +396,14 @@ def nca(
     """
     scale = _float32(scale)
     scores = _add_prior(scale * _float32(similarities), log_prior)
+    label = jnp.asarray(labels)[..., None] == jnp.arange(scores.shape[-1])
+    if not reference_quirks:
+        scores = jnp.where(label, scores - scale * margin, scores)
     rivals = scores
     if exclude_positive:
-        label = jnp.asarray(labels)[..., None] == jnp.arange(scores.shape[-1])
         left_out = scores.max(axis=-1, keepdims=True) if reference_quirks else -jnp.inf
         rivals = jnp.where(label, left_out, scores)
-    shift = 0.0 if reference_quirks else scale * margin
-    loss = _logsumexp(rivals) - _at(scores, labels) + shift
+    loss = _logsumexp(rivals) - _at(scores, labels)
     return jnp.where(jnp.isneginf(rivals).all(axis=-1), 0.0, loss)
 
 

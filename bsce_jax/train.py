@@ -33,9 +33,12 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     from absl import flags
     from ml_collections import config_flags
 
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
-    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+    def read(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+        return values, values(["train", *arguments])
+
     given = _value_of("--config", argv)
     if given is None:
         raise UserError("say --config FILE.py, for example --config configs/digits.py")
@@ -44,10 +47,8 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
         raise UserError(f"no config file {file}")
     try:
         # first the file alone, so that a field that it does not have can be named
-        values(["train", f"--config={given}"])
-        _check_fields(values.config, argv)
-        values.unparse_flags()
-        rest = values(["train", *argv])
+        _check_fields(read([f"--config={given}"])[0].config, argv)
+        values, rest = read(argv)
     except flags.Error as error:
         raise UserError(str(error)) from error
     if len(rest) > 1:

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def cifar100_folder() -> pathlib.Path:
-    """The official `cifar-100-python` folder: of $BSCE_DATA, or unpacked from beside the checkout."""
+    """The official `cifar-100-python` folder: in $BSCE_DATA, or from beside the checkout."""
     if "BSCE_DATA" in os.environ:
         folder = pathlib.Path(os.environ["BSCE_DATA"]) / "cifar-100-python"
         if not folder.is_dir():

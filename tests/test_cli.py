@@ -86,9 +86,7 @@ def test_the_command_refuses_a_batch_that_the_devices_do_not_divide(tmp_path: pa
     three = "--xla_force_host_platform_device_count=3"
     done = command(DIGITS, f"--workdir={workdir}", XLA_FLAGS=three)
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: train.batch_size is 32: 3 devices need a multiple of 3\n"
-    )
+    assert done.stderr == ("error: train.batch_size is 32: 3 devices need a multiple of 3\n")
     assert not workdir.exists()
 
 

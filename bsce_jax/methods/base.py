@@ -24,7 +24,7 @@ import optax
 from flax import struct
 
 from bsce_jax.methods.classification import ClassificationLoss
-from bsce_jax.models import Classifier, Outputs
+from bsce_jax.models import Classifier, Outputs, classify
 
 Params = Any  # a pytree of arrays, as flax calls it
 
@@ -43,6 +43,11 @@ class ModelState:
     params: Params
     batch_stats: Params
     extra: dict[str, Any]
+
+    @property
+    def variables(self) -> dict[str, Params]:
+        """The network's part, as its `apply` takes it."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @struct.dataclass
@@ -132,6 +137,10 @@ class Step:
         """Averages [batch] values over the samples (of `where`), padding left out; 0 for none."""
         weights = self.weights if where is None else self.weights * where
         return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+
+    def classify(self, features: jax.Array) -> Outputs:
+        """Applies the head in training to [batch, D] features of the method's own making."""
+        return classify(self.model, {"params": self.params}, features)
 
     def classification(
         self, outputs: Outputs | None = None, among: jax.Array | None = None

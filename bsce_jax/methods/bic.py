@@ -11,7 +11,6 @@ from scipy.optimize import minimize
 from bsce_jax import losses
 from bsce_jax.methods import register
 from bsce_jax.methods.base import Method, ModelState, Params, Probe, Step, TaskInfo
-from bsce_jax.models import Outputs
 
 
 @register("bic")
@@ -40,7 +39,9 @@ class BiC(Method):
         return {"alpha": jnp.ones(num_classes), "beta": jnp.zeros(num_classes)}
 
     def terms(self, step: Step) -> dict[str, jax.Array]:
-        student = step.student.replace(logits=self.predict(step.student.logits, step.extra))
+        student = dataclasses.replace(
+            step.student, logits=self.predict(step.student.logits, step.extra)
+        )
         teacher = self.predict(step.teacher.logits, step.previous.extra)
         distillation = losses.distillation(
             student.logits, teacher, temperature=self.temperature, where=step.task.old
@@ -54,7 +55,8 @@ class BiC(Method):
     def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
         if not len(task.validation):
             return model
-        logits = self.predict(probe.logits(model, task.validation), model.extra)[:, : task.seen]
+        logits = jnp.asarray(probe.logits(model, task.validation))
+        logits = self.predict(logits, model.extra)[:, : task.seen]
         new = np.arange(task.seen) >= task.old
         alpha, beta = fit_bias(logits, task.labels[task.validation], new)
         rows = slice(task.old, task.seen)
@@ -62,7 +64,7 @@ class BiC(Method):
             "alpha": model.extra["alpha"].at[rows].set(alpha),
             "beta": model.extra["beta"].at[rows].set(beta),
         }
-        return model.replace(extra=extra)
+        return dataclasses.replace(model, extra=extra)
 
     def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
         return extra["alpha"] * logits + extra["beta"]

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsce_jax import losses
+from bsce_jax.memory import generator
 from bsce_jax.methods import register
 from bsce_jax.methods.base import Method, ModelState, Params, Probe, Step, TaskInfo
-from bsce_jax.models import Classifier
+from bsce_jax.models import Classifier, evaluate
 
 BATCH = 64  # per-example gradients held at once
 
@@ -52,11 +53,11 @@ class EWC(Method):
         }
 
     def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
-        rng = np.random.default_rng([task.seed, task.index])
+        rng = generator(task.seed, task.index, 0, 0, 0)
         some = rng.permutation(task.train)[: self.samples]
         own = fisher(probe, model, some, task.labels, task.seen)
         total = jax.tree.map(lambda f, new: self.decay * f + new, model.extra["fisher"], own)
-        return model.replace(extra={"fisher": total})
+        return dataclasses.replace(model, extra={"fisher": total})
 
 
 def fisher(
@@ -94,7 +95,7 @@ def _squared_gradients(
 ) -> Params:
     def log_likelihood(params: Params, image: jax.Array, label: jax.Array) -> jax.Array:
         variables = {"params": params, "batch_stats": model.batch_stats}
-        logits = network.apply(variables, image[None], train=False).logits
+        logits = evaluate(network, variables, image[None]).logits
         prior = jnp.where(jnp.arange(logits.shape[-1]) < seen, 0.0, -jnp.inf)
         return losses.softmax_cross_entropy(logits, label[None], prior)[0]
 

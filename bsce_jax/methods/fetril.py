@@ -41,7 +41,7 @@ class FeTrIL(Method):
         """Keeps the mean feature of each new class, as the frozen backbone sees it."""
         means = [probe.features(model, task.records(c)).mean(axis=0) for c in task.new]
         rows = model.extra["means"].at[task.old : task.seen].set(np.stack(means))
-        return model.replace(extra={"means": rows})
+        return dataclasses.replace(model, extra={"means": rows})
 
     def terms(self, step: Step) -> dict[str, jax.Array]:
         task, means = step.task, step.extra["means"]

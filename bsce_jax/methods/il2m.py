@@ -47,7 +47,7 @@ class IL2M(Method):
             "confidence_now": jnp.asarray(confidence, jnp.float32),
             "new": jnp.zeros_like(extra["new"]).at[new].set(True),
         }
-        return model.replace(extra=extra)
+        return dataclasses.replace(model, extra=extra)
 
     def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
         scores = jax.nn.softmax(logits, axis=-1)

@@ -1,9 +1,12 @@
 """Imprinting: the vectors of new classes from their features, before any training on them."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
+from bsce_jax.memory import generator
 from bsce_jax.methods.base import ModelState, Probe, TaskInfo
 
 
@@ -29,15 +32,16 @@ def imprint(
     records = [task.records(c) for c in task.new]
     features = _unit(probe.features(model, np.concatenate(records)))
     rows = []
-    for part in np.split(features, np.cumsum([len(r) for r in records])[:-1]):
+    parts = np.split(features, np.cumsum([len(r) for r in records])[:-1])
+    for position, part in zip(task.new, parts, strict=True):
         if proxies is None:
             centres = part.mean(axis=0)
         else:
-            rng = np.random.default_rng([task.seed, task.index])
+            rng = generator(task.seed, task.index, position, 0, 0)
             centres, _ = kmeans2(part, proxies, minit="++", seed=rng)
         rows.append(length * _unit(centres))
     weight = head["weight"].at[task.old : task.seen].set(jnp.asarray(np.stack(rows)))
-    return model.replace(params={**model.params, "head": {**head, "weight": weight}})
+    return dataclasses.replace(model, params={**model.params, "head": {**head, "weight": weight}})
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -64,4 +64,4 @@ class PASS(Method):
             variances.append(features.var(axis=0).mean())
         prototypes = model.extra["prototypes"].at[task.old : task.seen].set(np.stack(means))
         radius = model.extra["radius"] if task.old else jnp.sqrt(jnp.mean(jnp.stack(variances)))
-        return model.replace(extra={"prototypes": prototypes, "radius": radius})
+        return dataclasses.replace(model, extra={"prototypes": prototypes, "radius": radius})

@@ -32,4 +32,4 @@ class WA(ILBaseline):
         gamma = norms[: task.old].mean() / norms[task.old : task.seen].mean()
         weight = head["weight"].at[task.old : task.seen].multiply(gamma)
         params = {**model.params, "head": {**head, "weight": weight}}
-        return model.replace(params=params)
+        return dataclasses.replace(model, params=params)

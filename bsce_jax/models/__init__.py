@@ -7,12 +7,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bsce_jax.errors import unknown
-from bsce_jax.models.classifier import Classifier, Outputs
+from bsce_jax.models.classifier import Classifier, Outputs, classify, evaluate
 from bsce_jax.models.heads import CosineHead, LinearHead, LSCHead
 from bsce_jax.models.resnet import ResNet
 from bsce_jax.models.small import SmallNet
 
-__all__ = ["DTYPES", "HEADS", "MODELS", "Classifier", "Outputs", "make_model"]
+__all__ = [
+    "DTYPES",
+    "HEADS",
+    "MODELS",
+    "Classifier",
+    "Outputs",
+    "classify",
+    "evaluate",
+    "make_model",
+]
 
 _resnet18 = partial(ResNet, ((2, 64), (2, 128), (2, 256), (2, 512)), shortcut="projection")
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 from flax import struct
+from flax.typing import VariableDict
 
 
 @struct.dataclass
@@ -43,3 +44,23 @@ class Classifier(nn.Module):
     def classify(self, features: jax.Array) -> Outputs:
         """Applies the head alone to [batch, D] features; there are no maps."""
         return Outputs(features, (), *self.head(features))
+
+
+def evaluate(network: Classifier, variables: VariableDict, images: jax.Array) -> Outputs:
+    """Looks at [batch, height, width, channels] images in eval mode.
+
+    Args:
+      network: the network.
+      variables: `{"params": ..., "batch_stats": ...}`.
+      images: normalised float32 images.
+    """
+    outputs = network.apply(variables, images, train=False)
+    assert isinstance(outputs, Outputs)  # apply is typed for all modules alike
+    return outputs
+
+
+def classify(network: Classifier, variables: VariableDict, features: jax.Array) -> Outputs:
+    """Applies the head alone to [batch, D] features."""
+    outputs = network.apply(variables, features, method="classify")
+    assert isinstance(outputs, Outputs)
+    return outputs

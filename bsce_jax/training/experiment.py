@@ -17,6 +17,7 @@ from bsce_jax.models import make_model
 from bsce_jax.scenario import class_order, make_scenario
 from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.inference import Eye, make_forward
+from bsce_jax.training.schedule import SCHEDULES
 from bsce_jax.training.step import Images, TrainState, make_optimizer, make_train_chunk
 
 FEEDS = ("resident",)
@@ -78,13 +79,13 @@ class Experiment:
             self.mesh,
         )
         train, test = self.dataset.train, self.dataset.test
-        self.resident = mesh_lib.replicate(self.mesh, Images(train.images, self.labels))
-        plain = lambda images: scale(images.astype(jnp.float32) / 255)
-        forward = make_forward(self.network, plain)
+        put = lambda array: mesh_lib.replicate(self.mesh, jnp.asarray(array))
+        self.resident = Images(put(train.images), put(self.labels))
+        forward = make_forward(self.network, scale)
         initial = self.initial_model()
         self.train_eye, self.test_eye = (
-            Eye(self.network, plain, forward, images, self.mesh, initial)
-            for images in (self.resident.images, mesh_lib.replicate(self.mesh, test.images))
+            Eye(self.network, scale, forward, images, self.mesh, initial)
+            for images in (self.resident.images, put(test.images))
         )
 
     def initial_model(self) -> ModelState:
@@ -134,6 +135,8 @@ class Experiment:
 
 def _check(config: ConfigDict, devices: int) -> None:
     train = config.train
+    if config.seed < 0:
+        raise UserError(f"seed is {config.seed}: it must not be negative")
     if train.epochs < 1:
         raise UserError(f"train.epochs is {train.epochs}: train at least 1")
     for name in ("batch_size", "replay_batch_size"):
@@ -144,5 +147,7 @@ def _check(config: ConfigDict, devices: int) -> None:
                 if size % devices
                 else f"train.{name} is {size}: it must be positive"
             )
+    if train.schedule not in SCHEDULES:
+        raise unknown("train.schedule", train.schedule, SCHEDULES)
     if config.runtime.feed not in FEEDS:
         raise unknown("runtime.feed", config.runtime.feed, FEEDS)

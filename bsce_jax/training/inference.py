@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bsce_jax.methods.base import ModelState
-from bsce_jax.models import Classifier
+from bsce_jax.models import Classifier, evaluate
 from bsce_jax.training import mesh as mesh_lib
 
 BATCH = 512  # images a device looks at together: bounds the memory
@@ -26,8 +26,7 @@ def make_forward(network: Classifier, normalize: Callable[[jax.Array], jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         batch = images[indices]
         batch = jnp.where(mirrored, batch[:, :, ::-1], batch)
-        variables = {"params": model.params, "batch_stats": model.batch_stats}
-        outputs = network.apply(variables, normalize(batch), train=False)
+        outputs = evaluate(network, model.variables, normalize(batch))
         return outputs.features, outputs.logits
 
     return forward

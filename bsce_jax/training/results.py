@@ -8,7 +8,6 @@ import subprocess
 from typing import Any
 
 import jax
-import numpy as np
 
 from bsce_jax import metrics
 from bsce_jax.files import write_json

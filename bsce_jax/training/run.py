@@ -89,7 +89,9 @@ class _Run:
         with workdir.Log(self.folder, self.progress.log_bytes, self.progress.total_steps) as log:
             self.log = log
             if self.scenario.uneven:
-                self.display.line(f"the last task is smaller: {len(self.scenario.tasks[-1])} classes")
+                self.display.line(
+                    f"the last task is smaller: {len(self.scenario.tasks[-1])} classes"
+                )
             for task in range(self.progress.task, self.scenario.num_tasks):
                 info = self._task_info(task)
                 if self.progress.between_tasks:
@@ -140,7 +142,7 @@ class _Run:
     def _correct(self, info: TaskInfo) -> None:
         with self._timed("correct"):
             model = self.method.end_training(self.state.model, info, self.experiment.train_eye)
-            self.state = self.state.replace(model=model)
+            self.state = dataclasses.replace(self.state, model=model)
 
     def _remember(self, info: TaskInfo) -> None:
         """Chooses the new classes' exemplars with the model just trained."""
@@ -210,11 +212,11 @@ class _Run:
         )
         self.clock = {}
         summary = results.write(self.folder, experiment, self.progress)
-        accuracy = {
-            kind: summary[kind]["accuracy"][-1] for kind in ("cnn", "nme") if summary[kind]
-        }
+        accuracy = {kind: summary[kind]["accuracy"][-1] for kind in ("cnn", "nme") if summary[kind]}
         self.log.write(
-            "task", self.progress.total_steps, {"task": info.index, "classes": info.seen, **accuracy}
+            "task",
+            self.progress.total_steps,
+            {"task": info.index, "classes": info.seen, **accuracy},
         )
         shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())
         self.display.line(
@@ -297,7 +299,11 @@ class _Run:
                 meter[key] = meter.get(key, 0.0) + float(values[i])
             if step % steps_per_epoch == 0:
                 means = {key: value / steps_per_epoch for key, value in meter.items()}
-                place = {"task": stage.task, "stage": stage.number, "epoch": step // steps_per_epoch}
+                place = {
+                    "task": stage.task,
+                    "stage": stage.number,
+                    "epoch": step // steps_per_epoch,
+                }
                 self.log.write("epoch", before.total_steps + i + 1, {**place, **means})
                 meter = {}
         self.progress = dataclasses.replace(
@@ -331,9 +337,8 @@ class _Run:
         self.progress = progress
         self.clock = dict(progress.clock)
         if progress.task < self.scenario.num_tasks:
-            self.display.line(
-                f"resuming task {progress.task + 1}/{self.scenario.num_tasks} at step {progress.step}"
-            )
+            where = f"task {progress.task + 1}/{self.scenario.num_tasks} at step {progress.step}"
+            self.display.line(f"resuming {where}")
 
     @contextlib.contextmanager
     def _timed(self, kind: str) -> Iterator[None]:

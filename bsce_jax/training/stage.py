@@ -51,16 +51,17 @@ class Stage(NamedTuple):
         seen = position < scenario.classes_after(self.task)
         trained = self.indices if self.replay is None else np.append(self.indices, self.replay)
         counts = memory.class_counts(experiment.labels, trained, scenario.num_classes)
+        trained_rows = seen & ~(old & self.freeze_old_rows)
         context = TaskContext(
-            old=old,
-            new=seen & ~old,
-            counts=counts.astype(np.float32),
+            old=jnp.asarray(old),
+            new=jnp.asarray(seen & ~old),
+            counts=jnp.asarray(counts, jnp.float32),
             log_prior=experiment.loss.log_prior(counts, old, seen),
-            task_of_class=scenario.task_of_class,
-            train_backbone=np.float32(not self.head_only),
-            train_rows=(seen & ~(old & self.freeze_old_rows)).astype(np.float32),
+            task_of_class=jnp.asarray(scenario.task_of_class),
+            train_backbone=jnp.float32(not self.head_only),
+            train_rows=jnp.asarray(trained_rows, jnp.float32),
         )
-        return mesh_lib.replicate(experiment.mesh, jax.tree.map(jnp.asarray, context))
+        return mesh_lib.replicate(experiment.mesh, context)
 
 
 class Chunk(NamedTuple):
@@ -113,6 +114,7 @@ def fit(
         steps = np.arange(start, start + length, dtype=np.int32)
         places = [divmod(s, steps_per_epoch) for s in range(start, min(start + length, total))]
         idle = length - len(places)
+        everywhere = lambda values: mesh_lib.replicate(experiment.mesh, jnp.asarray(values))
         fill = lambda rows: np.pad(np.stack(rows), [(0, idle), (0, 0)])
         return Batches(
             indices=mesh_lib.split(
@@ -121,10 +123,8 @@ def fit(
             weights=mesh_lib.split(
                 experiment.mesh, fill([plan(e).weights[row] for e, row in places]), axis=1
             ),
-            learning_rate=mesh_lib.replicate(
-                experiment.mesh, np.pad(rates[start : start + length], (0, idle))
-            ),
-            step=mesh_lib.replicate(experiment.mesh, steps),
+            learning_rate=everywhere(np.pad(rates[start : start + length], (0, idle))),
+            step=everywhere(steps),
         )
 
     if first_step >= total:

@@ -1,5 +1,6 @@
 """The train step: pure, compiled once without and once with a teacher, many steps a call."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bsce_jax.methods.base import Method, ModelState, Params, Step, TaskContext
 from bsce_jax.methods.classification import ClassificationLoss
-from bsce_jax.models import Classifier
+from bsce_jax.models import Classifier, evaluate
 
 
 @struct.dataclass
@@ -102,7 +103,7 @@ def make_train_chunk(
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, batch.step))
         images = transform(augment_key, data.images[batch.indices])
         labels = data.labels[batch.indices]
-        past = None if teacher is None else _apply(network, teacher, images)
+        past = None if teacher is None else evaluate(network, teacher.variables, images)
 
         def objective(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
             student, updated = network.apply(
@@ -139,12 +140,11 @@ def make_train_chunk(
         gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(state.model.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.model.params)
         updates = _only_trained(updates, task)
-        params = jax.tree.map(
-            lambda p, u: p - batch.learning_rate * u, state.model.params, updates
-        )
+        params = jax.tree.map(lambda p, u: p - batch.learning_rate * u, state.model.params, updates)
         batch_stats = _choose(task.train_backbone > 0, batch_stats, state.model.batch_stats)
         stepped = TrainState(
-            model=state.model.replace(params=params, batch_stats=batch_stats), opt_state=opt_state
+            model=dataclasses.replace(state.model, params=params, batch_stats=batch_stats),
+            opt_state=opt_state,
         )
         return _choose(jnp.sum(batch.weights) > 0, stepped, state), metrics
 
@@ -163,11 +163,6 @@ def make_train_chunk(
     # said aloud, so that a state that a chunk returns is laid out as the one it was given
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(chunk, donate_argnames="state", out_shardings=everywhere)
-
-
-def _apply(network: Classifier, model: ModelState, images: jax.Array) -> Any:
-    variables = {"params": model.params, "batch_stats": model.batch_stats}
-    return jax.lax.stop_gradient(network.apply(variables, images, train=False))
 
 
 def _choose(condition: jax.Array, this: Tree, that: Tree) -> Tree:

@@ -62,7 +62,7 @@ class Log:
     """
 
     def __init__(self, folder: pathlib.Path, keep_bytes: int, step: int):
-        self._file = open(folder / "metrics.jsonl", "a+b")
+        self._file = open(folder / "metrics.jsonl", "a+b")  # noqa: SIM115  (closed on leaving)
         self._file.truncate(keep_bytes)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -104,9 +104,7 @@ def write_predictions(
     )
 
 
-def read_predictions(
-    folder: pathlib.Path, task: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_predictions(folder: pathlib.Path, task: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads what `write_predictions` wrote."""
     with np.load(_predictions(folder, task)) as saved:
         return saved["labels"], saved["cnn_top5"], saved["nme_top5"]

@@ -1,0 +1,198 @@
+"""Networks: parameter counts of the references, shapes, precision, heads by slow formulas."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsce_jax.errors import UserError
+from bsce_jax.models import HEADS, MODELS, Classifier, classify, evaluate, make_model
+from bsce_jax.models.conv import conv
+from bsce_jax.models.heads import LSC_PROXIES
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+
+def build(name: str, head: str = "linear", num_classes: int = 10, dtype: str = "float32") -> Any:
+    network = make_model(name, head=head, num_classes=num_classes, dtype=dtype)
+    variables = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 3)), train=False))(
+        jax.random.key(0)
+    )
+    return network, variables
+
+
+def count_parameters(name: str, num_classes: int) -> int:
+    network = make_model(name, head="linear", num_classes=num_classes, dtype="float32")
+    shapes = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "expected"),
+    [
+        # option-A shortcuts add nothing to the 463,504 of the 31 convolutions and their BatchNorms
+        ("resnet32_podnet", 100, 470_004),
+        # two 1x1 convolutions with BatchNorm more: (16 * 32 + 64) + (32 * 64 + 128)
+        ("resnet32", 100, 472_756),
+        ("resnet18", 1000, 11_689_512),
+        # a 3x3 stem instead of 7x7: 3 * 64 * (49 - 9) fewer
+        ("resnet18_cifar", 1000, 11_689_512 - 7_680),
+    ],
+)
+def test_parameter_counts(name: str, num_classes: int, expected: int) -> None:
+    assert count_parameters(name, num_classes) == expected
+
+
+@pytest.mark.parametrize("name", ["small", "resnet8"])
+@pytest.mark.parametrize("head", HEADS)
+def test_outputs(name: str, head: str) -> None:
+    network, variables = build(name, head)
+    outputs = jax.jit(lambda v, x: evaluate(network, v, x))(variables, IMAGES)
+    assert outputs.features.shape == (4, 64)
+    assert outputs.scores.shape == outputs.logits.shape == (4, 10)
+    np.testing.assert_allclose(outputs.logits, outputs.scale * outputs.scores, rtol=1e-6)
+    assert all((np.asarray(m) < 0).any() for m in outputs.maps), "maps come before the ReLU"
+    assert (np.asarray(outputs.features) >= 0).all() == (head == "linear")
+    if head != "linear":
+        assert (np.abs(outputs.scores) <= 1 + 1e-6).all()
+        assert variables["params"]["head"]["scale"] == 1
+    again = classify(network, variables, outputs.features)
+    np.testing.assert_allclose(again.logits, outputs.logits, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shapes"),
+    [
+        ("small", 8, [(8, 8, 32), (4, 4, 64)]),
+        ("resnet32", 32, [(32, 32, 16), (16, 16, 32), (8, 8, 64)]),
+        ("resnet32_podnet", 32, [(32, 32, 16), (16, 16, 32), (8, 8, 64), (8, 8, 64)]),
+        ("resnet18_cifar", 32, [(32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)]),
+        ("resnet18", 224, [(56, 56, 64), (28, 28, 128), (14, 14, 256), (7, 7, 512)]),
+    ],
+)
+def test_maps(name: str, size: int, shapes: list[tuple[int, ...]]) -> None:
+    network = make_model(name, head="cosine", num_classes=3, dtype="float32")
+    outputs = jax.eval_shape(
+        lambda: network.init_with_output(
+            jax.random.key(0), jnp.zeros((2, size, size, 3)), train=False
+        )[0]
+    )
+    assert [m.shape[1:] for m in outputs.maps] == shapes
+
+
+def test_cosine_and_lsc_scores_by_loops() -> None:
+    features = np.random.default_rng(1).normal(size=(2, 64)).astype(np.float32)
+    unit = lambda v: v / np.linalg.norm(v)
+    for head in ("cosine", "lsc"):
+        network, variables = build("small", head, num_classes=3)
+        head_params = {**variables["params"]["head"], "scale": jnp.asarray(4.0)}
+        params = {**variables["params"], "head": head_params}
+        weight = np.asarray(head_params["weight"])
+        outputs = classify(network, {"params": params}, jnp.asarray(features))
+        assert weight.shape == ((3, 64) if head == "cosine" else (3, LSC_PROXIES, 64))
+        for i, c in itertools.product(range(2), range(3)):
+            cosines = [float(unit(features[i]) @ unit(w)) for w in weight[c].reshape(-1, 64)]
+            odds = [math.exp(s) for s in cosines]
+            score = sum(o / sum(odds) * s for o, s in zip(odds, cosines, strict=True))
+            assert outputs.scores[i, c] == pytest.approx(score, abs=1e-6)
+            assert outputs.logits[i, c] == pytest.approx(4 * score, abs=1e-5)
+
+
+@pytest.mark.parametrize("head", ["cosine", "lsc"])
+def test_cosines_of_zero_features_have_a_finite_gradient(head: str) -> None:
+    network, variables = build("small", head)
+    total = lambda f: classify(network, variables, f).logits.sum()
+    assert np.isfinite(jax.grad(total)(jnp.zeros((1, 64)))).all()
+
+
+def test_bfloat16_is_for_the_backbone_s_computation_alone() -> None:
+    network, variables = build("resnet8", dtype="bfloat16")
+    outputs, updated = network.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    assert outputs.maps[0].dtype == jnp.bfloat16
+    assert outputs.features.dtype == outputs.logits.dtype == jnp.float32
+    for leaf in jax.tree.leaves((variables, updated)):
+        assert leaf.dtype == jnp.float32
+    full, same = build("resnet8")
+    np.testing.assert_allclose(
+        outputs.features,
+        full.apply(same, IMAGES, train=True, mutable=["batch_stats"])[0].features,
+        atol=0.05,
+    )
+
+
+def test_statistics_move_in_training_only() -> None:
+    network, variables = build("small")
+    before = variables["batch_stats"]
+    _, trained = network.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    _, evaluated = network.apply(variables, IMAGES, train=False, mutable=["batch_stats"])
+    moved = lambda after: [
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    ]
+    assert all(moved(trained["batch_stats"]))
+    assert not any(moved(evaluated["batch_stats"]))
+
+
+def test_initialisation_is_he_fan_out_and_that_of_torch_for_the_head() -> None:
+    _, variables = build("resnet18_cifar")
+    kernels = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
+        if "kernel" in jax.tree_util.keystr(path) and leaf.size > 100_000
+    ]
+    assert kernels
+    for kernel in kernels:
+        fan_out = kernel.shape[0] * kernel.shape[1] * kernel.shape[3]
+        assert np.std(kernel) == pytest.approx(math.sqrt(2 / fan_out), rel=0.02)
+    weight = np.asarray(variables["params"]["head"]["weight"])
+    assert np.abs(weight).max() == pytest.approx(1 / math.sqrt(512), rel=0.01)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_convolution_agrees_with_jax_forward_and_backward(size: int, stride: int) -> None:
+    rng = np.random.default_rng(size)
+    for height, width in ((8, 9), (7, 8)):
+        x = rng.normal(size=(2, height, width, 3)).astype(np.float32)
+        kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
+        plain = lambda x, kernel: jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(size // 2, size // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        expected, expected_back = jax.vjp(plain, x, kernel)
+        output, back = jax.vjp(lambda x, kernel: conv(x, kernel, stride), x, kernel)
+        np.testing.assert_array_equal(output, expected)
+        gradient = rng.normal(size=output.shape).astype(np.float32)
+        for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_per_class_parameters_have_the_class_first() -> None:
+    for head in HEADS:
+        network, variables = build("small", head, num_classes=7)
+        assert isinstance(network, Classifier)
+        leading = {leaf.shape[:1] for leaf in jax.tree.leaves(variables["params"]["head"])}
+        assert leading <= {(7,), ()}
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"name": "resnet23"}, "did you mean resnet32"),
+        ({"head": "cosin"}, "did you mean cosine"),
+        ({"dtype": "float16"}, "did you mean float32 or bfloat16|valid|did you mean bfloat16"),
+    ],
+)
+def test_unknown_names(field: dict[str, str], message: str) -> None:
+    right = {"name": next(iter(MODELS)), "head": "linear", "dtype": "float32"}
+    with pytest.raises(UserError, match=message):
+        make_model(num_classes=2, **{**right, **field})

@@ -34,10 +34,11 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     from ml_collections import config_flags
 
     def read(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+        words = ["train", *arguments]
         values = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", flag_values=values)
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
         flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
-        return values, values(["train", *arguments])
+        return values, values(words)
 
     given = _value_of("--config", argv)
     if given is None:
@@ -80,9 +81,14 @@ def _check_fields(config: "ConfigDict", argv: Sequence[str]) -> None:
         for depth, name in enumerate(path):
             if not isinstance(section, ConfigDict) or name not in section:
                 valid = section.keys() if isinstance(section, ConfigDict) else []
-                prefix = ".".join(["config", *path[:depth], ""])
-                raise unknown("config field", prefix + name, [prefix + v for v in valid])
+                raise unknown(f"field of {'.'.join(['config', *path[:depth]])}", name, valid)
             section = section[name]
+
+
+def _compilation_cache() -> str:
+    """The user's folder for compiled programs: a second run of the same shapes starts at once."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(cache, "bsce_jax", "xla")
 
 
 def main() -> None:
@@ -95,6 +101,11 @@ def main() -> None:
             print(parse([*shown, "--workdir=."])[0])
         return
     config, folder = parse(argv)
+
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", _compilation_cache())
 
     from bsce_jax.report.table import print_results
     from bsce_jax.training.run import Stopped, run

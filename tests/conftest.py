@@ -7,9 +7,20 @@ import subprocess
 import sys
 import tempfile
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Lets the tests, their worker processes and the commands they start compile a thing once."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # what the workers of one session share
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "xla")
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
 
 
 @pytest.fixture(scope="session")

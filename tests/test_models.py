@@ -1,5 +1,6 @@
 """Networks: parameter counts of the references, shapes, precision, heads by slow formulas."""
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -17,6 +18,7 @@ from bsce_jax.models.heads import LSC_PROXIES
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
+@functools.cache
 def build(name: str, head: str = "linear", num_classes: int = 10, dtype: str = "float32") -> Any:
     network = make_model(name, head=head, num_classes=num_classes, dtype=dtype)
     variables = jax.jit(lambda key: network.init(key, jnp.zeros((1, 8, 8, 3)), train=False))(
@@ -49,8 +51,10 @@ def test_parameter_counts(name: str, num_classes: int, expected: int) -> None:
     assert count_parameters(name, num_classes) == expected
 
 
-@pytest.mark.parametrize("name", ["small", "resnet8"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("small", "linear"), ("small", "cosine"), ("small", "lsc"), ("resnet8", "lsc")],
+)
 def test_outputs(name: str, head: str) -> None:
     network, variables = build(name, head)
     outputs = jax.jit(lambda v, x: evaluate(network, v, x))(variables, IMAGES)
@@ -62,8 +66,8 @@ def test_outputs(name: str, head: str) -> None:
     if head != "linear":
         assert (np.abs(outputs.scores) <= 1 + 1e-6).all()
         assert variables["params"]["head"]["scale"] == 1
-    again = classify(network, variables, outputs.features)
-    np.testing.assert_allclose(again.logits, outputs.logits, rtol=1e-6)
+    again = jax.jit(lambda v, f: classify(network, v, f))(variables, outputs.features)
+    np.testing.assert_allclose(again.logits, outputs.logits, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,8 @@ def test_cosine_and_lsc_scores_by_loops() -> None:
         head_params = {**variables["params"]["head"], "scale": jnp.asarray(4.0)}
         params = {**variables["params"], "head": head_params}
         weight = np.asarray(head_params["weight"])
-        outputs = classify(network, {"params": params}, jnp.asarray(features))
+        head_alone = jax.jit(lambda v, f, network=network: classify(network, v, f))
+        outputs = head_alone({"params": params}, features)
         assert weight.shape == ((3, 64) if head == "cosine" else (3, LSC_PROXIES, 64))
         for i, c in itertools.product(range(2), range(3)):
             cosines = [float(unit(features[i]) @ unit(w)) for w in weight[c].reshape(-1, 64)]
@@ -105,53 +110,61 @@ def test_cosine_and_lsc_scores_by_loops() -> None:
 
 
 @pytest.mark.parametrize("head", ["cosine", "lsc"])
-def test_cosines_of_zero_features_have_a_finite_gradient(head: str) -> None:
+@pytest.mark.parametrize("length", [0.0, 1e-14])
+def test_vectors_of_no_length_have_a_small_gradient(head: str, length: float) -> None:
     network, variables = build("small", head)
-    total = lambda f: classify(network, variables, f).logits.sum()
-    assert np.isfinite(jax.grad(total)(jnp.zeros((1, 64)))).all()
+
+    def total(features: jax.Array, weight: jax.Array) -> jax.Array:
+        params = {"head": {**variables["params"]["head"], "weight": weight}}
+        return classify(network, {"params": params}, features).scores.sum()
+
+    weight = variables["params"]["head"]["weight"]
+    features = jnp.full((1, 64), length)
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))
+    by_features, _ = gradients(features, weight)
+    _, by_weight = gradients(jnp.ones((1, 64)), length * weight)
+    # at most one unit vector for each of the ten classes, none of the 1e12 of a division by 1e-12
+    assert 0 < jnp.abs(by_features).max() <= 10
+    assert 0 < jnp.abs(by_weight).max() <= 1
+
+
+def trained(network: Classifier, variables: Any, train: bool = True) -> Any:
+    apply = lambda v: network.apply(v, IMAGES, train=train, mutable=["batch_stats"])
+    return jax.jit(apply)(variables)
 
 
 def test_bfloat16_is_for_the_backbone_s_computation_alone() -> None:
-    network, variables = build("resnet8", dtype="bfloat16")
-    outputs, updated = network.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    network, variables = build("small", dtype="bfloat16")
+    outputs, updated = trained(network, variables)
     assert outputs.maps[0].dtype == jnp.bfloat16
     assert outputs.features.dtype == outputs.logits.dtype == jnp.float32
-    for leaf in jax.tree.leaves((variables, updated)):
-        assert leaf.dtype == jnp.float32
-    full, same = build("resnet8")
-    np.testing.assert_allclose(
-        outputs.features,
-        full.apply(same, IMAGES, train=True, mutable=["batch_stats"])[0].features,
-        atol=0.05,
-    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updated))} == {jnp.dtype("float32")}
+    full, _ = trained(*build("small"))
+    np.testing.assert_allclose(outputs.features, full.features, atol=0.05)
 
 
 def test_statistics_move_in_training_only() -> None:
     network, variables = build("small")
-    before = variables["batch_stats"]
-    _, trained = network.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
-    _, evaluated = network.apply(variables, IMAGES, train=False, mutable=["batch_stats"])
-    moved = lambda after: [
-        not np.array_equal(a, b)
-        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    ]
-    assert all(moved(trained["batch_stats"]))
-    assert not any(moved(evaluated["batch_stats"]))
+    for train in (True, False):
+        after = trained(network, variables, train)[1]["batch_stats"]
+        before = jax.tree.leaves(variables["batch_stats"])
+        same = map(np.array_equal, before, jax.tree.leaves(after))
+        assert list(same) == [not train] * len(before)
 
 
 def test_initialisation_is_he_fan_out_and_that_of_torch_for_the_head() -> None:
-    _, variables = build("resnet18_cifar")
+    _, variables = build("resnet8")
     kernels = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]["backbone"])
-        if "kernel" in jax.tree_util.keystr(path) and leaf.size > 100_000
+        if "kernel" in jax.tree_util.keystr(path) and leaf.size > 10_000
     ]
     assert kernels
     for kernel in kernels:
         fan_out = kernel.shape[0] * kernel.shape[1] * kernel.shape[3]
-        assert np.std(kernel) == pytest.approx(math.sqrt(2 / fan_out), rel=0.02)
+        assert np.std(kernel) == pytest.approx(math.sqrt(2 / fan_out), rel=0.03)
     weight = np.asarray(variables["params"]["head"]["weight"])
-    assert np.abs(weight).max() == pytest.approx(1 / math.sqrt(512), rel=0.01)
+    assert np.abs(weight).max() == pytest.approx(1 / math.sqrt(64), rel=0.02)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
@@ -169,7 +182,7 @@ def test_the_convolution_agrees_with_jax_forward_and_backward(size: int, stride:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         expected, expected_back = jax.vjp(plain, x, kernel)
-        output, back = jax.vjp(lambda x, kernel: conv(x, kernel, stride), x, kernel)
+        output, back = jax.vjp(jax.jit(lambda x, kernel: conv(x, kernel, stride)), x, kernel)
         np.testing.assert_array_equal(output, expected)
         gradient = rng.normal(size=output.shape).astype(np.float32)
         for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
@@ -178,10 +191,10 @@ def test_the_convolution_agrees_with_jax_forward_and_backward(size: int, stride:
 
 def test_per_class_parameters_have_the_class_first() -> None:
     for head in HEADS:
-        network, variables = build("small", head, num_classes=7)
+        network, variables = build("small", head)
         assert isinstance(network, Classifier)
         leading = {leaf.shape[:1] for leaf in jax.tree.leaves(variables["params"]["head"])}
-        assert leading <= {(7,), ()}
+        assert leading <= {(10,), ()}
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_killed_in_the_second_task_it_ends_as_if_nothing_had_happened(
     tmp_path: pathlib.Path,
 ) -> None:
     """SIGKILL: nothing gets a chance to tidy up."""
-    fields = ["--config.train.epochs=40", "--config.runtime.checkpoint_epochs=1"]
+    fields = ["--config.train.epochs=12", "--config.runtime.checkpoint_epochs=1"]
     folder = tmp_path / "killed"
     command = [
         *(sys.executable, "-m", "bsce_jax.train", "--config=configs/digits.py:base=4"),
@@ -141,7 +141,7 @@ def test_killed_in_the_second_task_it_ends_as_if_nothing_had_happened(
     assert "resuming task 2/4" in done.stderr
     resumed = json.loads((folder / "results.json").read_text())
 
-    config = digits("base=4", **{"train.epochs": 40, "runtime.checkpoint_epochs": 1})
+    config = digits("base=4", **{"train.epochs": 12, "runtime.checkpoint_epochs": 1})
     straight = run(config, tmp_path / "straight")
     assert without_timing(resumed) == without_timing(straight)
     for task in range(4):

@@ -88,6 +88,6 @@ def _uniform(dim: int) -> Initializer:
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    """Normalises the last axis; zero vectors stay zero, with a finite gradient."""
+    """Normalises the last axis; a vector shorter than 1e-12 is left as it is, with gradient 1."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    return x * jax.lax.rsqrt(jnp.where(square > 1e-24, square, 1.0))

@@ -14,14 +14,15 @@ Stages = tuple[tuple[int, int], ...]
 class ResNet(nn.Module):
     """A residual network of basic blocks (He et al. 2016).
 
-    A stage halves the map where its width differs from that of the stage before. ReLU follows
-    every block but the very last one where `final_relu` is off; the maps are taken before it.
+    A stage halves the map where its width differs from that of the stage before. The maps are the
+    stages' last sums, before any ReLU.
 
     Attributes:
       stages: (blocks, width) of each stage.
       stem: `cifar` is a 3x3 convolution, `imagenet` a 7x7 one of stride 2 and a max pooling.
       shortcut: where the width changes, `projection` is a 1x1 convolution with BatchNorm (LUCIR),
         `padding` takes every second pixel and adds channels of zeros (option A: iCaRL, PODNet).
+      block_relu: whether ReLU follows the sums between blocks; it does not in PODNet's code.
       final_relu: whether the features are rectified; cosine heads want them as they are.
       dtype: of the computation; parameters, statistics and features are float32.
     """
@@ -29,6 +30,7 @@ class ResNet(nn.Module):
     stages: Stages
     stem: str
     shortcut: str
+    block_relu: bool = True
     final_relu: bool = True
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
@@ -63,6 +65,6 @@ class ResNet(nn.Module):
                 if block == blocks - 1:
                     maps.append(x)
                 last = number == len(self.stages) - 1 and block == blocks - 1
-                if self.final_relu or not last:
+                if self.final_relu if last else self.block_relu:
                     x = nn.relu(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32), tuple(maps)

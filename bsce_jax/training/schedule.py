@@ -23,7 +23,7 @@ def learning_rates(
     stage with another rate, compiles nothing anew.
 
     Args:
-      schedule: one of `SCHEDULES`: `step` multiplies by `decay` at each milestone (LUCIR), `cosine` falls to 0
+      schedule: `step` multiplies by `decay` at each milestone (LUCIR), `cosine` falls to 0
         (PODNet), `constant` does neither.
       learning_rate: at the start.
       epochs: of the stage.

@@ -8,6 +8,7 @@ usage: python -m bsce_jax.train --config FILE.py[:name=value,...] --workdir DIR
   --workdir  where the run lives; the same command again goes on where it stopped
   --config.section.field=value   sets one field of the config
   --help     shows this; with --config, also every field of the config and its value
+  --help-methods   lists the methods and the losses with their fields
 
 Exit codes: 0 done; 2 bad input; 130 or 143 stopped by Ctrl-C or SIGTERM, with everything saved.
 """
@@ -100,12 +101,15 @@ def main() -> None:
             shown = [a for a in argv if a not in ("--help", "-h")]
             print(parse([*shown, "--workdir=."])[0])
         return
+    if "--help-methods" in argv:
+        from bsce_jax.report.catalogue import text
+
+        print(text())
+        return
     config, folder = parse(argv)
 
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", _compilation_cache())
+    # before jax is imported, which reads it then
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compilation_cache())
 
     from bsce_jax.report.table import print_results
     from bsce_jax.training.run import Stopped, run

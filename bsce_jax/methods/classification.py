@@ -28,11 +28,14 @@ class ClassificationLoss:
         off unless it is asked for.
       cosines: whether it is defined on cosines, so that it needs a cosine or LSC head.
       one_vs_rest: whether it judges each class by itself, so that another term may take over some.
+      learned: whether the weight of the old classes is learned while training, see
+        `MetaBalancedSoftmax`.
     """
 
     balanced: ClassVar[bool] = False
     cosines: ClassVar[bool] = False
     one_vs_rest: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
 
     def log_prior(self, counts: np.ndarray, old: np.ndarray, seen: np.ndarray) -> jax.Array:
         """Makes the [C] log-prior of a task.
@@ -106,6 +109,32 @@ class BalancedSoftmax(ClassificationLoss):
         floor = self.old_prior * counts[seen & ~old].mean()
         counts = np.where(old, np.maximum(counts, floor), counts)
         return losses.class_log_prior(counts, tau=self.tau, seen=seen)
+
+
+@register_loss("meta_balanced_softmax")
+@dataclasses.dataclass(frozen=True)
+class MetaBalancedSoftmax(BalancedSoftmax):
+    """Balanced softmax whose weight of the old classes is learned (Jodelet et al. 2022).
+
+    The prior of old classes becomes tau log n + w. Each step looks ahead: one SGD step of the head
+    under that prior, then the plain cross-entropy on a class-balanced batch, whose derivative
+    through the SGD step says where w should go (Ren et al. 2020, meta sampler). w starts at 0 in
+    every task.
+
+    Attributes:
+      tau: strength of the prior.
+      old_prior: least count of an old class, relative to the mean count of the new ones.
+      per_class: one w a class instead of one for all old classes.
+      learning_rate: of Adam on w.
+    """
+
+    learned: ClassVar[bool] = True
+    per_class: bool = False
+    learning_rate: float = 0.01
+
+    def weights(self, num_classes: int) -> jax.Array:
+        """Returns w at the start of a task: [] or [C] zeros."""
+        return jnp.zeros((num_classes,) if self.per_class else ())
 
 
 @register_loss("separated_softmax")

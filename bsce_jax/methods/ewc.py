@@ -29,6 +29,8 @@ class EWC(Method):
       weight: lambda.
       decay: gamma, what is left of earlier tasks' information.
       samples: images that the information is estimated on.
+      fisher_max: largest value of F that counts; the penalty's own step is stable only while the
+        learning rate times weight times F is well below 2.
     """
 
     memory: ClassVar[bool] = False
@@ -36,13 +38,16 @@ class EWC(Method):
     weight: float = 1000.0
     decay: float = 1.0
     samples: int = 2048
+    fisher_max: float = 1e-4
 
     def init_extra(self, params: Params, num_classes: int) -> dict[str, Any]:
         return {"fisher": jax.tree.map(jnp.zeros_like, params)}
 
     def terms(self, step: Step) -> dict[str, jax.Array]:
         penalty = jax.tree.map(
-            lambda f, now, then: jnp.sum(f * jnp.square(now - then)),
+            lambda f, now, then: jnp.sum(
+                jnp.minimum(f, self.fisher_max) * jnp.square(now - then)
+            ),
             step.extra["fisher"],
             step.params,
             step.previous.params,

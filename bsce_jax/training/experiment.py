@@ -17,6 +17,7 @@ from bsce_jax.models import make_model
 from bsce_jax.scenario import class_order, make_scenario
 from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.inference import Eye, make_forward
+from bsce_jax.training.meta import initial_weight
 from bsce_jax.training.schedule import SCHEDULES
 from bsce_jax.training.step import Images, TrainState, make_optimizer, make_train_chunk
 
@@ -75,7 +76,8 @@ class Experiment:
             self.method,
             self.loss,
             self.optimizer,
-            lambda key, images: scale(augment(key, images)),
+            augment,
+            scale,
             self.mesh,
         )
         train, test = self.dataset.train, self.dataset.test
@@ -103,7 +105,11 @@ class Experiment:
     def train_state(self, model: ModelState) -> TrainState:
         """Starts the optimiser on a copy of a model: the step is going to consume its state."""
         model = jax.tree.map(jnp.copy, model)
-        state = TrainState(model=model, opt_state=self.optimizer.init(model.params))
+        state = TrainState(
+            model=model,
+            opt_state=self.optimizer.init(model.params),
+            old_weight=initial_weight(self.loss, self.scenario.num_classes),
+        )
         return mesh_lib.replicate(self.mesh, state)
 
     def steps(self, task: int) -> int:

@@ -1,7 +1,7 @@
 """A stage: a stretch of training with one plan, one schedule and one prior."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -39,9 +39,24 @@ class Stage(NamedTuple):
     head_only: bool
     freeze_old_rows: bool
 
+    @property
+    def trained(self) -> np.ndarray:
+        """All records that are trained on."""
+        return self.indices if self.replay is None else np.append(self.indices, self.replay)
+
     def steps_per_epoch(self, experiment: Experiment) -> int:
         """Counts the optimiser steps of an epoch."""
         return memory.steps_per_epoch(len(self.indices), experiment.config.train.batch_size)
+
+    def _counts(self, experiment: Experiment) -> np.ndarray:
+        """Counts how often each class is trained on in an epoch, [C]."""
+        classes = experiment.scenario.num_classes
+        counts = memory.class_counts(experiment.labels, self.indices, classes).astype(float)
+        if self.replay is not None:
+            drawn = self.steps_per_epoch(experiment) * experiment.config.train.replay_batch_size
+            replayed = memory.class_counts(experiment.labels, self.replay, classes)
+            counts += replayed * (drawn / len(self.replay))
+        return counts
 
     def context(self, experiment: Experiment) -> TaskContext:
         """Makes the arrays that tell the compiled step about this stage."""
@@ -49,8 +64,7 @@ class Stage(NamedTuple):
         position = np.arange(scenario.num_classes)
         old = position < scenario.classes_before(self.task)
         seen = position < scenario.classes_after(self.task)
-        trained = self.indices if self.replay is None else np.append(self.indices, self.replay)
-        counts = memory.class_counts(experiment.labels, trained, scenario.num_classes)
+        counts = self._counts(experiment)
         trained_rows = seen & ~(old & self.freeze_old_rows)
         context = TaskContext(
             old=jnp.asarray(old),
@@ -110,21 +124,32 @@ def fit(
             replay_batch_size=0 if stage.replay is None else train.replay_batch_size,
         )
 
+    @functools.lru_cache(maxsize=2)
+    def balanced_plan(epoch: int) -> np.ndarray:
+        classes = range(experiment.scenario.classes_after(stage.task))
+        pools = [stage.trained[experiment.labels[stage.trained] == c] for c in classes]
+        return memory.balanced_plan(
+            pools, steps_per_epoch, train.batch_size, seed=seed, task=stage.task, epoch=epoch
+        )
+
     def batches(start: int) -> Batches:
         steps = np.arange(start, start + length, dtype=np.int32)
         places = [divmod(s, steps_per_epoch) for s in range(start, min(start + length, total))]
         idle = length - len(places)
         everywhere = lambda values: mesh_lib.replicate(experiment.mesh, jnp.asarray(values))
-        fill = lambda rows: np.pad(np.stack(rows), [(0, idle), (0, 0)])
+
+        def over_devices(rows: Iterable[np.ndarray]) -> jax.Array:
+            filled = np.pad(np.stack(list(rows)), [(0, idle), (0, 0)])
+            return mesh_lib.split(experiment.mesh, filled, axis=1)
+
         return Batches(
-            indices=mesh_lib.split(
-                experiment.mesh, fill([plan(e).indices[row] for e, row in places]), axis=1
-            ),
-            weights=mesh_lib.split(
-                experiment.mesh, fill([plan(e).weights[row] for e, row in places]), axis=1
-            ),
+            indices=over_devices(plan(epoch).indices[row] for epoch, row in places),
+            weights=over_devices(plan(epoch).weights[row] for epoch, row in places),
             learning_rate=everywhere(np.pad(rates[start : start + length], (0, idle))),
             step=everywhere(steps),
+            balanced=over_devices(balanced_plan(epoch)[row] for epoch, row in places)
+            if experiment.loss.learned
+            else None,
         )
 
     if first_step >= total:

@@ -11,8 +11,9 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bsce_jax.methods.base import Method, ModelState, Params, Step, TaskContext
-from bsce_jax.methods.classification import ClassificationLoss
-from bsce_jax.models import Classifier, evaluate
+from bsce_jax.methods.classification import ClassificationLoss, MetaBalancedSoftmax
+from bsce_jax.models import Classifier, Outputs, evaluate
+from bsce_jax.training.meta import OldWeight, learn_weight, weighted
 
 
 @struct.dataclass
@@ -22,10 +23,12 @@ class TrainState:
     Attributes:
       model: the network and the method's arrays.
       opt_state: optax's state, float32.
+      old_weight: the learned weight of the old classes, None unless the loss learns one.
     """
 
     model: ModelState
     opt_state: optax.OptState
+    old_weight: OldWeight | None
 
 
 class Batches(NamedTuple):
@@ -37,12 +40,14 @@ class Batches(NamedTuple):
         nothing: it fills up the last chunk of a stage.
       learning_rate: [K] float32.
       step: [K] int32, number of the step within its stage.
+      balanced: [K, batch] int32, class-balanced batches for a loss that learns from them.
     """
 
     indices: jax.Array
     weights: jax.Array
     learning_rate: jax.Array
     step: jax.Array
+    balanced: jax.Array | None
 
 
 class Images(NamedTuple):
@@ -53,8 +58,10 @@ class Images(NamedTuple):
 
 
 Tree = TypeVar("Tree")
-# (key, uint8 images) -> augmented and normalised float32 images
-Transform = Callable[[jax.Array, jax.Array], jax.Array]
+# (key, uint8 images) -> float32 images in [0, 1]
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+# either of them -> normalised float32 images
+Normalize = Callable[[jax.Array], jax.Array]
 # (state, teacher, task, key, data, batches) -> state, [K] arrays by name
 TrainChunk = Callable[
     [TrainState, ModelState | None, TaskContext, jax.Array, Images, Batches],
@@ -78,7 +85,8 @@ def make_train_chunk(
     method: Method,
     loss: ClassificationLoss,
     optimizer: optax.GradientTransformation,
-    transform: Transform,
+    augment: Augment,
+    normalize: Normalize,
     mesh: Mesh,
 ) -> TrainChunk:
     """Compiles the training of a chunk of batches.
@@ -101,17 +109,35 @@ def make_train_chunk(
         batch: Batches,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, method_key = jax.random.split(jax.random.fold_in(key, batch.step))
-        images = transform(augment_key, data.images[batch.indices])
+        images = normalize(augment(augment_key, data.images[batch.indices]))
         labels = data.labels[batch.indices]
         past = None if teacher is None else evaluate(network, teacher.variables, images)
 
-        def objective(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-            student, updated = network.apply(
-                {"params": params, "batch_stats": state.model.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
+        def train(params: Params) -> tuple[Outputs, Params]:
+            variables = {"params": params, "batch_stats": state.model.batch_stats}
+            student, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+            return student, updated["batch_stats"]
+
+        old_weight = state.old_weight
+        if isinstance(loss, MetaBalancedSoftmax) and old_weight is not None:
+            balanced = normalize(data.images[batch.balanced])
+            old_weight = learn_weight(
+                loss,
+                network,
+                state.model.params,
+                old_weight,
+                task,
+                (train(state.model.params)[0].features, labels),
+                (
+                    evaluate(network, state.model.variables, balanced).features,
+                    data.labels[batch.balanced],
+                ),
+                batch.learning_rate,
             )
+            task = weighted(task, old_weight.value)
+
+        def objective(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+            student, batch_stats = train(params)
             view = Step(
                 student=student,
                 teacher_outputs=past,
@@ -135,7 +161,7 @@ def make_train_chunk(
                 **terms,
                 "accuracy": 100 * view.mean((best == labels).astype(jnp.float32)),
             }
-            return metrics["loss"], (metrics, updated["batch_stats"])
+            return metrics["loss"], (metrics, batch_stats)
 
         gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(state.model.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.model.params)
@@ -145,6 +171,7 @@ def make_train_chunk(
         stepped = TrainState(
             model=dataclasses.replace(state.model, params=params, batch_stats=batch_stats),
             opt_state=opt_state,
+            old_weight=old_weight,
         )
         return _choose(jnp.sum(batch.weights) > 0, stepped, state), metrics
 

@@ -54,7 +54,8 @@ def default(method: str, loss: str | None) -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "dataset": {"name": "digits", "data_dir": "data"},
+            # an image_size of 0: as the data set has it
+            "dataset": {"name": "digits", "data_dir": "data", "image_size": 0},
             "scenario": {"base": 0, "increment": 2, "class_order": "1993"},
             "memory": {
                 "policy": "per_class",

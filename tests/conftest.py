@@ -24,19 +24,34 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def cifar100_folder() -> pathlib.Path:
-    """The official `cifar-100-python` folder: in $BSCE_DATA, or from beside the checkout."""
+def real_data() -> pathlib.Path:
+    """The folder of the real data sets: $BSCE_DATA, or unpacked from beside the checkout."""
     if "BSCE_DATA" in os.environ:
-        folder = pathlib.Path(os.environ["BSCE_DATA"]) / "cifar-100-python"
-        if not folder.is_dir():
-            pytest.skip(f"BSCE_DATA is set, and there is no {folder}")
-        return folder
+        return pathlib.Path(os.environ["BSCE_DATA"])
     unpack = ROOT.parent / "shared" / "data" / "unpack.py"
     if not unpack.exists():
-        pytest.skip("no real CIFAR-100: set BSCE_DATA to the folder that holds cifar-100-python")
+        pytest.skip("no real data: set BSCE_DATA to the folder that holds cifar-100-python")
     destination = pathlib.Path(tempfile.gettempdir()) / "bsce_jax_test_data"
     destination.mkdir(exist_ok=True)
     with open(destination / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
         subprocess.run([sys.executable, unpack, destination], check=True, capture_output=True)
-    return destination / "cifar-100-python"
+    return destination
+
+
+@pytest.fixture(scope="session")
+def cifar100_folder(real_data: pathlib.Path) -> pathlib.Path:
+    """The official `cifar-100-python` folder."""
+    return _existing(real_data / "cifar-100-python")
+
+
+@pytest.fixture(scope="session")
+def imagenet_subset_folder(real_data: pathlib.Path) -> pathlib.Path:
+    """100 ImageNet classes at 84x84 pixels: `train/` and `val/`, a folder for each class."""
+    return _existing(real_data / "imagenet-subset-84px")
+
+
+def _existing(folder: pathlib.Path) -> pathlib.Path:
+    if not folder.is_dir():
+        pytest.skip(f"no real data: there is no {folder}")
+    return folder

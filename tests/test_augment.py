@@ -15,14 +15,25 @@ from hypothesis import strategies as st
 from bsce_jax.data.augment import (
     make_augment,
     normalize,
+    random_boxes,
     random_brightness,
     random_crop,
     random_flip,
+    random_resized_crop,
 )
 from bsce_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-POLICIES = ["none", "crop", "flip", "brightness", "crop+flip", "crop+flip+brightness"]
+POLICIES = [
+    "none",
+    "crop",
+    "resized_crop",
+    "flip",
+    "brightness",
+    "crop+flip",
+    "crop+flip+brightness",
+    "resized_crop+flip",
+]
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -67,6 +78,66 @@ def test_every_window_is_as_likely():
     # 455 expected, standard deviation 20
     assert min(counts) > 350
     assert max(counts) < 560
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 2**31 - 1), st.sampled_from([(8, 8), (5, 12), (84, 84), (40, 7)]))
+def test_boxes_are_inside_the_image(seed, image_size):
+    corner, size = np.moveaxis(np.asarray(random_boxes(jax.random.key(seed), 64, image_size)), 1, 0)
+    assert (corner >= 0).all()
+    assert (size > 0).all()
+    assert (corner + size <= np.array(image_size) * (1 + 1e-6)).all()
+
+
+def test_boxes_have_the_distributions_of_the_paper():
+    side = 10
+    boxes = np.asarray(random_boxes(jax.random.key(0), 20_000, (side, side)))
+    corner, (height, width) = boxes[:, 0], boxes[:, 1].T
+    ratio, area = width / height, height * width / side**2
+    assert 3 / 4 * (1 - 1e-5) <= ratio.min() < 0.76
+    assert 1.32 < ratio.max() <= 4 / 3 * (1 + 1e-5)
+    assert 0.08 * (1 - 1e-5) <= area.min() < 0.082
+    assert 0.95 < area.max() <= 1 + 1e-5
+    # no box of less than 3/4 of a square is cut to it, and there the area is uniform
+    whole = area < 0.75
+    for limit in (0.2, 0.4, 0.6):
+        share = np.mean(area < limit)
+        assert share == pytest.approx((limit - 0.08) / 0.92, abs=0.015)  # 4 standard deviations
+    assert np.mean(np.log(ratio[whole])) == pytest.approx(0, abs=0.006)
+    assert np.std(np.log(ratio[whole])) == pytest.approx(np.log(16 / 9) / 12**0.5, abs=0.003)
+    # along each side the place is uniform in what is left, and drawn for itself
+    place = corner[whole] / (side - boxes[whole, 1])
+    np.testing.assert_allclose(place.mean(0), 0.5, atol=0.012)
+    np.testing.assert_allclose(place.std(0), 12**-0.5, atol=0.006)
+    drawn = np.corrcoef([area[whole], np.log(ratio[whole]), *place.T])
+    np.testing.assert_allclose(drawn, np.eye(4), atol=0.04)
+
+
+def test_resized_crop_of_a_ramp_is_the_ramp_in_the_box():
+    """Where the picture is linear, so is every bilinear crop: its values are known exactly."""
+    height, width = 12, 16
+    y, x = np.mgrid[:height, :width] + 0.5  # pixel centres
+    image = np.stack([y / height, x / width], axis=-1).astype(np.float32)
+    images = np.tile(image, (50, 1, 1, 1))
+    key = jax.random.key(0)
+    result = np.asarray(jax.jit(random_resized_crop)(key, images))
+    boxes = np.asarray(random_boxes(key, 50, (height, width)))
+    for out, (corner, size) in zip(result, boxes, strict=True):
+        rows = corner[0] + (np.arange(height) + 0.5) / height * size[0]
+        columns = corner[1] + (np.arange(width) + 0.5) / width * size[1]
+        # beyond the outermost centres there is only the edge pixel
+        rows, columns = rows.clip(0.5, height - 0.5), columns.clip(0.5, width - 0.5)
+        expected = np.stack(np.meshgrid(rows / height, columns / width, indexing="ij"), axis=-1)
+        np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_resized_crop_of_one_colour_is_that_colour():
+    colours = np.linspace(0, 255, 64).astype(np.uint8).reshape(-1, 1, 1, 1)
+    images = np.broadcast_to(colours, (64, 9, 7, 3))
+    result = np.asarray(jax.jit(random_resized_crop)(jax.random.key(1), images))
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, images / 255, atol=1e-6)
+    assert result.max() <= 1
 
 
 def test_flip_mirrors_half_of_the_images_left_to_right():
@@ -116,8 +187,8 @@ def test_policy(policy):
     assert result.shape == images.shape
     assert result.dtype == jnp.float32
     assert 0 <= result.min() <= result.max() <= 1
-    np.testing.assert_allclose(jax.jit(augment)(key, images), result, rtol=1e-6)
-    np.testing.assert_array_equal(augment(key, images[:5]), result[:5])
+    np.testing.assert_allclose(jax.jit(augment)(key, images), result, rtol=1e-6, atol=2e-6)
+    np.testing.assert_allclose(augment(key, images[:5]), result[:5], rtol=1e-6, atol=2e-6)
     other = augment(jax.random.key(4), images)
     assert np.array_equal(other, result) == (policy == "none")
 
@@ -159,11 +230,12 @@ from bsce_jax.data.augment import make_augment
 assert len(jax.devices()) == 4
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8))
-augment = jax.jit(make_augment("crop+flip+brightness"))
 key = jax.random.key(0)
-split = augment(key, jax.device_put(images, NamedSharding(mesh, P("data"))))
-assert not split.is_fully_replicated
-np.testing.assert_allclose(split, augment(key, images), rtol=1e-6)
+for policy in ("crop+flip+brightness", "resized_crop+flip"):
+    augment = jax.jit(make_augment(policy))
+    split = augment(key, jax.device_put(images, NamedSharding(mesh, P("data"))))
+    assert not split.is_fully_replicated
+    np.testing.assert_allclose(split, augment(key, images), rtol=1e-6, atol=2e-6)
 """
     environment = {
         "JAX_PLATFORMS": "cpu",

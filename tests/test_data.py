@@ -44,7 +44,7 @@ def assert_same(a: data.Dataset, b: data.Dataset) -> None:
 
 
 def test_unknown_name_is_told_the_nearest_one():
-    assert data.names() == ("cifar100", "digits")
+    assert data.names() == ("cifar100", "digits", "image_folder", "imagenet_subset")
     with pytest.raises(UserError, match=r"unknown data set 'cifar10'; did you mean cifar100\?"):
         data.load("cifar10", ".")
 

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from bsce_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -48,3 +50,35 @@ class Dataset:
         """Height, width and channels of every image."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    def resized(self, size: int) -> "Dataset":
+        """Makes the images smaller: each pixel is the mean of a block of old ones, rounded.
+
+        `mean` and `std` stay as they are.
+
+        Args:
+          size: the new height and width, in pixels; must divide the old ones.
+
+        Raises:
+          UserError: it does not; the message lists the sizes that do.
+        """
+        height, width, _ = self.image_shape
+        sizes = [s for s in range(1, height + 1) if height % s == width % s == 0]
+        if size not in sizes:
+            raise UserError(
+                f"dataset.image_size is {size}: {self.name} has images of {height}x{width} "
+                f"pixels, valid: {', '.join(map(str, sizes))}"
+            )
+        if height == width == size:
+            return self
+        train, test = (
+            Split(_block_means(split.images, size), split.labels)
+            for split in (self.train, self.test)
+        )
+        return dataclasses.replace(self, train=train, test=test)
+
+
+def _block_means(images: np.ndarray, size: int) -> np.ndarray:
+    n, height, width, channels = images.shape
+    blocks = images.reshape(n, size, height // size, size, width // size, channels)
+    return np.rint(blocks.mean((2, 4), np.float32)).astype(np.uint8)

@@ -45,9 +45,7 @@ class EWC(Method):
 
     def terms(self, step: Step) -> dict[str, jax.Array]:
         penalty = jax.tree.map(
-            lambda f, now, then: jnp.sum(
-                jnp.minimum(f, self.fisher_max) * jnp.square(now - then)
-            ),
+            lambda f, now, then: jnp.sum(jnp.minimum(f, self.fisher_max) * jnp.square(now - then)),
             step.extra["fisher"],
             step.params,
             step.previous.params,

@@ -45,7 +45,9 @@ class Experiment:
                 "linear head: use cross_entropy or balanced_softmax"
             )
 
-        self.dataset = data.load(config.dataset.name, config.dataset.data_dir)
+        self.dataset = data.load(
+            config.dataset.name, config.dataset.data_dir, config.dataset.image_size or None
+        )
         order = class_order(config.scenario.class_order, self.dataset.num_classes)
         self.scenario = make_scenario(order, config.scenario.base, config.scenario.increment)
         classes = self.scenario.num_classes

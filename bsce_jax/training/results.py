@@ -11,6 +11,7 @@ import jax
 
 from bsce_jax import metrics
 from bsce_jax.files import write_json
+from bsce_jax.memory import steps_per_epoch
 from bsce_jax.training.checkpoint import Progress
 from bsce_jax.training.experiment import Experiment
 from bsce_jax.training.workdir import read_predictions
@@ -44,7 +45,7 @@ def write(folder: pathlib.Path, experiment: Experiment, progress: Progress) -> d
             "selection": config.memory.selection,
             "indices": progress.history,
         },
-        "timing": _timing(progress),
+        "timing": _timing(experiment, progress),
         "environment": environment(),
     }
     write_json(folder / "results.json", value)
@@ -57,12 +58,31 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _timing(progress: Progress) -> dict[str, Any]:
+def _timing(experiment: Experiment, progress: Progress) -> dict[str, Any]:
     """Adds up what the tasks took: seconds by kind of work, and optimiser steps."""
     kinds = dict.fromkeys(kind for task in progress.timing for kind in task)
     totals = {kind: sum(task.get(kind, 0) for task in progress.timing) for kind in kinds}
-    steps = totals.pop("steps", 0)
-    return {"seconds": totals, "steps": steps, "tasks": progress.timing}
+    steps = totals.pop("steps")
+    saved = _finetuning_saved(experiment, progress)
+    return {
+        "seconds": totals,
+        "steps": steps,
+        "finetuning_saved": {"steps": saved, "seconds": saved * totals["train"] / steps},
+        "tasks": progress.timing,
+    }
+
+
+def _finetuning_saved(experiment: Experiment, progress: Progress) -> int:
+    """Counts the steps of the balanced fine-tuning that the method was published with.
+
+    0 where it was done. The seconds told with it are an estimate, at the measured pace.
+    """
+    published = type(experiment.method)().finetuning
+    if published is None or experiment.method.finetuning is not None:
+        return 0
+    batch_size = experiment.config.train.batch_size
+    kept = [sum(map(len, exemplars)) for exemplars in progress.history[1:]]
+    return sum(published.epochs * steps_per_epoch(n, batch_size) for n in kept)
 
 
 def environment() -> dict[str, Any]:

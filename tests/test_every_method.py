@@ -1,0 +1,90 @@
+"""Every method with both losses through the same loop: it finishes, resumes, and remembers."""
+
+import functools
+import json
+import pathlib
+import signal
+import tempfile
+from typing import Any
+
+import pytest
+
+from bsce_jax import train
+from bsce_jax.methods import method_class, method_names
+from bsce_jax.training import workdir
+from bsce_jax.training.run import Stopped, run
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LOSSES = ("cross_entropy", "balanced_softmax")
+
+
+def train_digits(method: str, loss: str, folder: pathlib.Path) -> dict[str, Any]:
+    argv = [
+        f"--config={ROOT}/configs/digits.py:method={method},loss={loss},base=5,increment=5",
+        f"--workdir={folder}",
+        "--config.train.epochs=3",
+        "--config.runtime.checkpoint_epochs=1",
+    ]
+    return run(*train.parse(argv))
+
+
+def without_timing(results: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in results.items() if key != "timing"})
+
+
+_write = workdir.Log.write
+
+
+def stop_in_the_second_task(log: workdir.Log, what: str, step: int, values: dict[str, Any]) -> None:
+    """Writes the log's record, and lets a SIGTERM come at one of them."""
+    _write(log, what, step, values)
+    if what == "epoch" and (values["task"], values["epoch"]) == (1, 2):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@functools.cache
+def average_of_finetuning() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        results = train_digits("finetune", "cross_entropy", pathlib.Path(folder))
+    average: float = results["cnn"]["average_incremental"]
+    return average
+
+
+@pytest.mark.parametrize("method", sorted(method_names()))
+def test_method(method: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for loss in LOSSES:  # one after the other: they share their compiled programs
+        straight = train_digits(method, loss, tmp_path / loss / "straight")
+        assert [len(task) for task in straight["tasks"]] == [5, 5]
+        assert len(straight["cnn"]["accuracy"]) == 2
+
+        kind = method_class(method)
+        best = max(s["average_incremental"] for s in (straight["cnn"], straight["nme"]) if s)
+        if kind.memory or kind.all_data:
+            assert best > average_of_finetuning() + 5
+
+        stopped = tmp_path / loss / "stopped"
+        with monkeypatch.context() as patch:
+            patch.setattr(workdir.Log, "write", stop_in_the_second_task)
+            with pytest.raises(Stopped):
+                train_digits(method, loss, stopped)
+        resumed = train_digits(method, loss, stopped)
+        assert without_timing(resumed) == without_timing(straight)
+
+
+def test_the_joint_bound_is_above_all_and_finetuning_below(tmp_path: pathlib.Path) -> None:
+    joint = train_digits("joint", "cross_entropy", tmp_path / "joint")
+    replay = train_digits("replay", "balanced_softmax", tmp_path / "replay")
+    averages = [r["cnn"]["average_incremental"] for r in (joint, replay)]
+    assert averages[0] > averages[1] > average_of_finetuning()
+
+
+def test_the_balanced_loss_says_what_the_skipped_finetuning_would_have_cost(
+    tmp_path: pathlib.Path,
+) -> None:
+    plain = train_digits("eeil", "cross_entropy", tmp_path / "plain")["timing"]
+    balanced = train_digits("eeil", "balanced_softmax", tmp_path / "balanced")["timing"]
+    assert plain["steps"] == balanced["steps"] + balanced["finetuning_saved"]["steps"]
+    assert plain["finetuning_saved"]["steps"] == 0
+    # 30 epochs over 10 exemplars of 10 classes, in batches of 32
+    assert balanced["finetuning_saved"]["steps"] == 30 * 4
+    assert balanced["finetuning_saved"]["seconds"] > 0

@@ -1,21 +1,10 @@
 """The lists of methods and losses are those of the code."""
 
-import pathlib
-
 import pytest
 
 from bsce_jax import train
 from bsce_jax.methods import method_names
 from bsce_jax.methods.classification import loss_names
-from bsce_jax.report import catalogue
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def test_the_readme_has_the_tables_of_the_code() -> None:
-    assert catalogue.markdown() in (ROOT / "README.md").read_text(), (
-        "README is out of date: put in what `python -m bsce_jax.report.catalogue` prints"
-    )
 
 
 def test_help_methods_names_every_method_loss_and_field(

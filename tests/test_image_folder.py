@@ -193,14 +193,14 @@ def test_size_must_be_positive_and_given(folder):
 # --- ImageNet-subset
 
 
-def test_subset_of_84_pixels_goes_first(folder):
+def test_subset_of_full_images_goes_first(folder):
     parent = folder.parent
-    folder.rename(parent / "imagenet-subset")
+    folder.rename(parent / "imagenet-subset-84px")
     loaded = data.load("imagenet_subset", parent, 4)
     assert loaded.name == "imagenet_subset"
     assert reds(loaded.test) == [4, 3]
     for split in ("train", "val"):
-        save(parent / "imagenet-subset-84px" / split / "bee" / "1.png", (7, 0, 0))
+        save(parent / "imagenet-subset" / split / "bee" / "1.png", (7, 0, 0))
     assert reds(data.load("imagenet_subset", parent, 4).test) == [7]
 
 

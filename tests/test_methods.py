@@ -61,6 +61,16 @@ BIAS = _rng.normal(size=C)
 Array = np.ndarray
 
 
+# each program runs once or twice: compiling it well would take longer than running it badly
+quick_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
+
 def f32(x: Any) -> jax.Array:
     return jnp.asarray(np.float32(x))  # converted by numpy: nothing to compile
 
@@ -115,7 +125,9 @@ def context(
     )
 
 
-def outputs(logits: Array, features: Array, maps: tuple[Array, ...] = (), scale: float = 1.0):
+def outputs(
+    logits: Array, features: Array, maps: tuple[Array, ...] = (), scale: float = 1.0
+) -> Outputs:
     arrays = [f32(x) for x in (logits, scale * logits, scale)]
     return Outputs(f32(features), tuple(f32(m) for m in maps), *arrays)
 
@@ -189,7 +201,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def terms_of(method: methods.Method, step: Step) -> dict[str, jax.Array]:
-    return jax.jit(method.terms)(step)
+    return quick_jit(method.terms)(step)
 
 
 def assert_terms(terms: dict[str, jax.Array], **expected: float) -> None:
@@ -206,13 +218,13 @@ KD = divergence(STUDENT, TEACHER)[REAL].mean()
 
 
 def test_mean_leaves_padding_out_and_is_zero_for_no_sample() -> None:
-    step = make_step()
-    values = jnp.array([1.0, 2.0, 3.0, 6.0, 100.0])
-    assert step.mean(values) == 3
-    assert step.mean(values, where=step.is_old) == 1.5
-    assert step.mean(values, where=jnp.array([False, False, False, True, True])) == 6
-    assert step.mean(values, where=jnp.zeros(5, bool)) == 0
-    assert make_step(weights=np.zeros(5)).mean(values) == 0
+    mean, step = quick_jit(Step.mean), make_step()
+    values = f32([1, 2, 3, 6, 100])
+    assert mean(step, values) == 3
+    assert mean(step, values, f32(OLD[LABELS])) == 1.5
+    assert mean(step, values, f32([0, 0, 0, 1, 1])) == 6
+    assert mean(step, values, f32(np.zeros(5))) == 0
+    assert mean(make_step(weights=np.zeros(5)), values) == 0
 
 
 def test_a_step_without_a_teacher_says_what_to_set() -> None:
@@ -225,15 +237,16 @@ def test_a_step_without_a_teacher_says_what_to_set() -> None:
 
 def test_classification_adds_the_prior_and_can_be_confined_to_some_classes() -> None:
     prior = np.array([0.7, 0.7, 0.7, 1.8, 1.4, -np.inf])
+    classify = quick_jit(Step.classification)
     step = make_step(task=context(prior=prior))
     expected = cross_entropy(STUDENT + prior, LABELS)[REAL].mean()
-    np.testing.assert_allclose(step.classification(), expected, rtol=1e-5)
+    np.testing.assert_allclose(classify(step), expected, rtol=1e-5)
     on_teacher = cross_entropy(TEACHER + prior, LABELS)[REAL].mean()
-    np.testing.assert_allclose(step.classification(step.teacher), on_teacher, rtol=1e-5)
+    np.testing.assert_allclose(classify(step, step.teacher), on_teacher, rtol=1e-5)
     new_images = np.array([3, 4, 4, 3, 3])
     among_new = cross_entropy(STUDENT + prior, new_images, NEW)[REAL].mean()
     step = dataclasses.replace(step, labels=jnp.asarray(new_images))
-    np.testing.assert_allclose(step.classification(among=jnp.asarray(NEW)), among_new, rtol=1e-5)
+    np.testing.assert_allclose(classify(step, among=NEW), among_new, rtol=1e-5)
 
 
 def step_of(kind: type[methods.Method], unseen: float) -> tuple[methods.Method, Step]:
@@ -263,7 +276,7 @@ def step_of(kind: type[methods.Method], unseen: float) -> tuple[methods.Method, 
 @pytest.mark.parametrize("name", method_names())
 def test_terms_are_traceable_scalars_and_know_nothing_of_unseen_classes(name: str) -> None:
     method, step = step_of(method_class(name), unseen=0.5)
-    traced = jax.jit(method.terms)  # fails if the shape of anything depends on the task
+    traced = quick_jit(method.terms)  # fails if the shape of anything depends on the task
     terms = traced(step)
     for term in terms.values():
         assert (term.shape, term.dtype) == ((), jnp.float32)
@@ -712,14 +725,15 @@ def test_il2m_rectifies_old_scores_of_what_is_taken_for_new() -> None:
     scores = np.array([[0.4, 0.1, 0.5, 0.0], [0.3, 0.25, 0.45, 0.0], [0.5, 0.1, 0.4, 0.0]])
     with np.errstate(divide="ignore"):
         logits = f32(np.log(scores))
-    got = IL2M().predict(logits, after_il2m().extra)
+    predict = quick_jit(IL2M().predict)
+    got = np.asarray(predict(logits, after_il2m().extra))
     first, second = 0.9 / 0.5 * 0.7 / 0.95, 0.8 / 0.6 * 0.7 / 0.95
     expected = scores.copy()
     expected[:2] *= [first, second, 1, 1]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert got.argmax(axis=1).tolist() == [0, 2, 0]
     start = IL2M().init_extra({}, 4)
-    np.testing.assert_allclose(IL2M().predict(logits, start), scores, rtol=1e-5)
+    np.testing.assert_allclose(predict(logits, start), scores, rtol=1e-5)
 
 
 # --- features of the method's own making ----------------------------------------------------
@@ -770,7 +784,7 @@ def test_pass_has_a_finite_gradient_where_nothing_has_moved() -> None:
         moved = dataclasses.replace(step, student=student)
         return PASS().terms(moved)["distillation"]
 
-    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(step.teacher.features), 0)
+    np.testing.assert_array_equal(quick_jit(jax.grad(loss))(step.teacher.features), 0)
 
 
 def test_fetril_stores_means_when_the_backbone_is_final() -> None:
@@ -807,7 +821,7 @@ def test_fetril_classifies_translated_features_of_the_frozen_backbone() -> None:
 
 # --- the learned weight of the old classes --------------------------------------------------
 
-LEARN = jax.jit(learn_weight, static_argnums=(0, 1))
+LEARN = quick_jit(learn_weight, static_argnums=(0, 1))
 LEARNING_RATE = 0.5
 BALANCED = np.random.default_rng(8).normal(size=(10, D)), np.repeat(np.arange(5), 2)
 

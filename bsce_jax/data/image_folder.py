@@ -28,7 +28,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # what ImageNet-subset's folder is called in a data folder; the first that is there is read
-SUBSET_FOLDERS = ("imagenet-subset-84px", "imagenet-subset")
+SUBSET_FOLDERS = ("imagenet-subset", "imagenet-subset-84px")
 
 _LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .jpeg and .png for .jpg)"
 # files that one thread decodes before it asks for more

@@ -208,8 +208,8 @@ def test_missing_subset_tells_where_it_goes(tmp_path):
     with pytest.raises(UserError) as error:
         data.load("imagenet_subset", tmp_path, 84)
     assert str(error.value).startswith(
-        f"no ImageNet-subset in {tmp_path}: put it there as imagenet-subset-84px or "
-        "imagenet-subset, a folder that holds train/CLASS/*.jpg"
+        f"no ImageNet-subset in {tmp_path}: put it there as imagenet-subset or "
+        "imagenet-subset-84px, a folder that holds train/CLASS/*.jpg"
     )
 
 

@@ -29,15 +29,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "small"
 PAGE = ROOT / "docs" / "results_small.md"
 LOSSES = ("cross_entropy", "balanced_softmax")
 SEEDS = (0, 1, 2)
-CLASSES, INCREMENT, EXEMPLARS, EPOCHS = 10, 2, 10, 8
+CLASSES, INCREMENT, EXEMPLARS, EPOCHS = 10, 2, 10, 5
 FIELDS = {
     "dataset.image_size": 16,
     "memory.policy": "per_class",
     "model.name": "resnet8",
     "train.augmentation": "flip",
-    "train.batch_size": 64,
+    "train.batch_size": 32,
     "train.epochs": EPOCHS,
-    "train.learning_rate": 0.1,
+    "train.learning_rate": 0.05,
 }
 
 

@@ -14,7 +14,7 @@ if sys.version_info < (3, 11):
 PY
   echo "installing into .venv (about a minute, about 1 GB) ..." >&2
   "${PYTHON:-python3}" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
     --constraint constraints.txt --editable ".$extras"
   echo "$stamp" > ".venv/stamp$extras"
 }

@@ -829,7 +829,7 @@ BALANCED = np.random.default_rng(8).normal(size=(10, D)), np.repeat(np.arange(5)
 def looked_ahead(w: float | Array, prior: Array) -> float:
     """The plain loss on the balanced batch after an SGD step of the head under prior + w."""
     probability = np.exp(log_softmax(FEATURES @ WEIGHT.T + BIAS + prior + w * OLD, SEEN))
-    slope = (probability - np.eye(C)[LABELS]) / len(LABELS)
+    slope = (probability - np.eye(C)[LABELS]) * WEIGHTS[:, None] / WEIGHTS.sum()
     weight = WEIGHT - LEARNING_RATE * slope.T @ FEATURES
     bias = BIAS - LEARNING_RATE * slope.sum(axis=0)
     features, labels = BALANCED
@@ -846,7 +846,7 @@ def test_the_old_weight_goes_down_the_gradient_of_the_look_ahead(per_class: bool
     at = np.random.default_rng(9).normal(size=shape)
     weight = weight._replace(value=f32(at))
     prior = np.where(SEEN, np.log(np.maximum(COUNTS, 1)), -np.inf)
-    batch = f32(FEATURES), jnp.asarray(LABELS)
+    batch = f32(FEATURES), jnp.asarray(LABELS), f32(WEIGHTS)
     balanced = f32(BALANCED[0]), jnp.asarray(BALANCED[1])
     learned = LEARN(
         loss, LINEAR, HEAD, weight, context(prior=prior), batch, balanced, LEARNING_RATE
@@ -870,8 +870,8 @@ def test_the_old_weight_stays_zero_where_nothing_is_old() -> None:
     weight = initial_weight(loss, C)
     assert weight is not None
     task = context(np.zeros(C, bool), SEEN)
-    batch = f32(FEATURES), jnp.asarray(LABELS)
-    learned = LEARN(loss, LINEAR, HEAD, weight, task, batch, batch, LEARNING_RATE)
+    batch = f32(FEATURES), jnp.asarray(LABELS), f32(WEIGHTS)
+    learned = LEARN(loss, LINEAR, HEAD, weight, task, batch, batch[:2], LEARNING_RATE)
     assert learned.value == 0
     assert initial_weight(BalancedSoftmax(), C) is None
 

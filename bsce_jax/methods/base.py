@@ -87,6 +87,19 @@ class TaskContext:
         """[] float32: old classes / new classes."""
         return jnp.sum(self.old) / jnp.sum(self.new)
 
+    def only_trained_rows(self, head: Params) -> Params:
+        """Zeroes a head's gradients or updates for the class vectors that are not trained.
+
+        The head's scalars have no class axis and always are.
+        """
+
+        def rows(leaf: jax.Array) -> jax.Array:
+            if leaf.ndim == 0:
+                return leaf
+            return leaf * self.train_rows.reshape(-1, *[1] * (leaf.ndim - 1))
+
+        return jax.tree.map(rows, head)
+
 
 @struct.dataclass
 class Step:
@@ -136,7 +149,9 @@ class Step:
     def mean(self, values: jax.Array, where: jax.Array | None = None) -> jax.Array:
         """Averages [batch] values over the samples (of `where`), padding left out; 0 for none."""
         weights = self.weights if where is None else self.weights * where
-        return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+        # selected, not multiplied: a masked sample may have an infinite loss
+        total = jnp.sum(jnp.where(weights > 0, values * weights, 0.0))
+        return total / jnp.maximum(jnp.sum(weights), 1.0)
 
     def classify(self, features: jax.Array) -> Outputs:
         """Applies the head in training to [batch, D] features of the method's own making."""

@@ -36,13 +36,17 @@ class IL2M(Method):
         scores = np.asarray(jax.nn.softmax(logits, axis=-1))
         labels = task.labels[task.train]
         own = scores[np.arange(len(labels)), labels]
-        mean = np.bincount(labels, own, task.seen) / np.maximum(np.bincount(labels), 1)
+        count = np.bincount(labels, minlength=task.seen)
+        mean = np.bincount(labels, own, task.seen) / np.maximum(count, 1)
         confidence = scores[labels >= task.old].max(axis=1).mean()
         new, seen = slice(task.old, task.seen), slice(task.seen)
         extra = model.extra
+        initial = extra["class_initial"].at[new].set(mean[new])
+        # without an exemplar nothing is known of a class's score today: its factor stays 1
+        now = jnp.where(count > 0, mean, initial[seen])
         extra = {
-            "class_initial": extra["class_initial"].at[new].set(mean[new]),
-            "class_now": extra["class_now"].at[seen].set(mean),
+            "class_initial": initial,
+            "class_now": extra["class_now"].at[seen].set(now),
             "confidence_initial": extra["confidence_initial"].at[new].set(confidence),
             "confidence_now": jnp.asarray(confidence, jnp.float32),
             "new": jnp.zeros_like(extra["new"]).at[new].set(True),

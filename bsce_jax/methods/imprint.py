@@ -36,6 +36,8 @@ def imprint(
     for position, part in zip(task.new, parts, strict=True):
         if proxies is None:
             centres = part.mean(axis=0)
+        elif len(part) < proxies:  # too few to cluster
+            centres = np.resize(part, (proxies, part.shape[1]))
         else:
             rng = generator(task.seed, task.index, position, 0, 0)
             centres, _ = kmeans2(part, proxies, minit="++", seed=rng)

@@ -11,12 +11,13 @@ def print_results(results: dict[str, Any]) -> None:
     console = Console(highlight=False)
     predictions = {kind.upper(): results[kind] for kind in ("cnn", "nme") if results[kind]}
 
-    table = Table(title=f"{results['dataset']}: {results['method']}, {results['loss']}")
+    name = f"{results['dataset']}: {results['method']}, {results['loss']}"
+    table = Table(title=f"{name}; accuracy in %")
     table.add_column("after task", justify="right")
     table.add_column("classes", justify="right")
     for kind in predictions:
-        for column in ("accuracy", "old", "new"):
-            table.add_column(f"{kind} {column}", justify="right")
+        for classes in ("all", "old", "new"):
+            table.add_column(f"{kind} {classes}", justify="right")
     seen = 0
     tasks = results["tasks"][: len(results["cnn"]["accuracy"])]
     for number, classes in enumerate(tasks):

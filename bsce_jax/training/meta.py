@@ -45,7 +45,7 @@ def learn_weight(
     params: Params,
     weight: OldWeight,
     task: TaskContext,
-    batch: tuple[jax.Array, jax.Array],
+    batch: tuple[jax.Array, jax.Array, jax.Array],
     balanced: tuple[jax.Array, jax.Array],
     learning_rate: jax.Array,
 ) -> OldWeight:
@@ -57,8 +57,8 @@ def learn_weight(
       params: before the step.
       weight: to be moved.
       task: with the prior that w is added to.
-      batch: features [batch, D] and labels [batch] of the training batch.
-      balanced: the same of a batch with every class seen as often as the others.
+      batch: features [batch, D], labels [batch] and weights [batch] of the training batch.
+      balanced: features and labels of a batch with every class seen as often as the others.
       learning_rate: of the step looked ahead to.
     """
 
@@ -66,12 +66,13 @@ def learn_weight(
         return classify(network, {"params": {**params, "head": head}}, features)
 
     def inner(head: Params, value: jax.Array) -> jax.Array:
-        features, labels = batch
+        features, labels, weights = batch
         prior = weighted(task, value).log_prior
-        return loss(scores(head, features), labels, prior, task.old).mean()
+        values = loss(scores(head, features), labels, prior, task.old)
+        return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1.0)
 
     def outer(value: jax.Array) -> jax.Array:
-        gradients = jax.grad(inner)(params["head"], value)
+        gradients = task.only_trained_rows(jax.grad(inner)(params["head"], value))
         head = jax.tree.map(lambda p, g: p - learning_rate * g, params["head"], gradients)
         features, labels = balanced
         plain = jnp.where(task.seen, 0.0, -jnp.inf)

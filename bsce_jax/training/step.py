@@ -127,7 +127,7 @@ def make_train_chunk(
                 state.model.params,
                 old_weight,
                 task,
-                (train(state.model.params)[0].features, labels),
+                (train(state.model.params)[0].features, labels, batch.weights),
                 (
                     evaluate(network, state.model.variables, balanced).features,
                     data.labels[batch.balanced],
@@ -165,7 +165,11 @@ def make_train_chunk(
 
         gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(state.model.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.model.params)
-        updates = _only_trained(updates, task)
+        # weight decay and momentum would move what stays as it is even without a gradient
+        updates = {
+            "backbone": jax.tree.map(lambda u: u * task.train_backbone, updates["backbone"]),
+            "head": task.only_trained_rows(updates["head"]),
+        }
         params = jax.tree.map(lambda p, u: p - batch.learning_rate * u, state.model.params, updates)
         batch_stats = _choose(task.train_backbone > 0, batch_stats, state.model.batch_stats)
         stepped = TrainState(
@@ -194,21 +198,3 @@ def make_train_chunk(
 
 def _choose(condition: jax.Array, this: Tree, that: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, that)
-
-
-def _only_trained(updates: Params, task: TaskContext) -> Params:
-    """Zeroes the updates of what stays as it is: the backbone, or class vectors of the head.
-
-    Weight decay and momentum would move them even without a gradient. The head's scalars have no
-    class axis and are always trained.
-    """
-
-    def rows(update: jax.Array) -> jax.Array:
-        if update.ndim == 0:
-            return update
-        return update * task.train_rows.reshape(-1, *[1] * (update.ndim - 1))
-
-    return {
-        "backbone": jax.tree.map(lambda u: u * task.train_backbone, updates["backbone"]),
-        "head": jax.tree.map(rows, updates["head"]),
-    }

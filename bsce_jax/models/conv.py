@@ -41,7 +41,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     The same numbers as `jax.lax.conv_general_dilated`, forward and backward. On CPUs XLA runs a
     convolution on its fast path only if its dimensions come in the order NHWC, HWIO, and it puts
     the ones of the backward pass in that order only outside of loops: in a `lax.scan` the gradient
-    of a kernel took up to 30 times as long. Here the transposes are explicit.
+    of a kernel takes many times as long. Here the transposes are explicit.
     """
     return _conv(x, kernel, stride)
 

@@ -39,6 +39,11 @@ class Experiment:
         self.loss = make_loss(config)
         self.mesh = mesh_lib.make_mesh()
         _check(config, self.mesh.size)
+        if config.train.replay_batch_size and not (config.memory.size or self.method.all_data):
+            raise UserError(
+                f"train.replay_batch_size is {config.train.replay_batch_size} and memory.size 0: "
+                "keep exemplars, or set train.replay_batch_size=0"
+            )
         if self.loss.cosines and self.method.head == "linear":
             raise UserError(
                 f"loss {config.loss.name} is defined on cosines, and {config.method.name} has a "

@@ -123,8 +123,6 @@ class _Run:
         if config.replay_batch_size and info.index > 0:
             is_old = info.labels[indices] < info.old
             indices, replay = indices[~is_old], indices[is_old]
-            if not len(replay):
-                raise UserError("train.replay_batch_size needs exemplars: set memory.size")
         self._fit(
             info,
             Stage(

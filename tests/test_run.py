@@ -234,6 +234,7 @@ def test_two_tasks_of_real_cifar100(cifar100_folder: pathlib.Path, tmp_path: pat
         f"--workdir={tmp_path}",
         f"--config.dataset.data_dir={cifar100_folder.parent}",
         "--config.scenario.class_order=68,56,78,8,23,84",
+        "--config.model.name=resnet8",
         "--config.train.epochs=1",
         "--config.train.batch_size=64",
     ]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests: bash launch/test.sh [arguments for pytest]
-# Makes the environment first. The slow extras: bash launch/test.sh -m slow
+# Makes the environment first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh

@@ -73,22 +73,25 @@ def figure(runs: list[dict[str, Any]], kind: str, name: str) -> str:
 
 
 def table() -> str:
-    """Makes the table of all finished methods."""
+    """Makes the table of the methods that two seeds or more have finished with both losses."""
     columns = ("average_incremental", "last", "old", "new", "forgetting")
     lines = [
-        "| method | loss | average incremental | last | old, last task | new, last task "
+        "| method | loss | seeds | average incremental | last | old, last task | new, last task "
         "| forgetting | NME average |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for method in sorted(method_names()):
-        for loss in LOSSES:
-            files = [RESULTS / f"{method}-{loss}-{seed}.json" for seed in SEEDS]
-            if not all(file.exists() for file in files):
-                continue
-            runs = [json.loads(file.read_text()) for file in files]
+        files = {
+            seed: [RESULTS / f"{method}-{loss}-{seed}.json" for loss in LOSSES] for seed in SEEDS
+        }
+        done = [pair for pair in files.values() if all(file.exists() for file in pair)]
+        if len(done) < 2:
+            continue
+        for loss, paths in zip(LOSSES, zip(*done, strict=True), strict=True):
+            runs = [json.loads(path.read_text()) for path in paths]
             cells = [figure(runs, "cnn", column) for column in columns]
             cells.append(figure(runs, "nme", "average_incremental"))
-            lines.append(f"| `{method}` | `{loss}` | {' | '.join(cells)} |")
+            lines.append(f"| `{method}` | `{loss}` | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

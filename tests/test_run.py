@@ -18,6 +18,7 @@ from bsce_jax import train
 from bsce_jax.errors import UserError
 from bsce_jax.training.experiment import Experiment
 from bsce_jax.training.run import run
+from bsce_jax.training.workdir import Log
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -151,6 +152,21 @@ def test_killed_in_the_second_task_it_ends_as_if_nothing_had_happened(
                 np.testing.assert_array_equal(a[key], b[key])
     lines = (tmp_path / "straight" / "metrics.jsonl").read_text()
     assert log.read_text() == lines
+
+
+def test_the_log_forgets_what_comes_after_the_checkpoint(tmp_path: pathlib.Path) -> None:
+    with Log(tmp_path, keep_bytes=0, step=0) as log:
+        log.write("epoch", 1, {"loss": 2.0})
+        kept = log.bytes
+        log.write("epoch", 2, {"loss": 1.0})
+    with Log(tmp_path, keep_bytes=kept, step=1) as log:
+        assert log.bytes == kept, "a checkpoint before the next record must say the same"
+        log.write("epoch", 2, {"loss": 1.5})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [2.0, 1.5]
+    (tmp_path / "metrics.jsonl").unlink()
+    with Log(tmp_path, keep_bytes=kept, step=1) as log:
+        assert log.bytes == 0, "a log that somebody removed starts afresh"
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: pathlib.Path) -> None:

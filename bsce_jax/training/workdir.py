@@ -63,7 +63,8 @@ class Log:
 
     def __init__(self, folder: pathlib.Path, keep_bytes: int, step: int):
         self._file = open(folder / "metrics.jsonl", "a+b")  # noqa: SIM115  (closed on leaving)
-        self._file.truncate(keep_bytes)
+        self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
+        self._file.seek(0, os.SEEK_END)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "Log":

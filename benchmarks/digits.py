@@ -6,13 +6,11 @@ A seed is the seed of the run and of the class order. Runs go to runs/digits-LOS
 that are there already are not done again.
 """
 
-import pathlib
-import statistics
+import runs
 
 from bsce_jax.train import parse
 from bsce_jax.training.run import run
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SEEDS = range(5)
 
 
@@ -23,16 +21,16 @@ def main() -> None:
         rows = []
         for seed in SEEDS:
             argv = [
-                f"--config={ROOT}/configs/digits.py:loss={loss}",
+                f"--config={runs.ROOT}/configs/digits.py:loss={loss}",
                 f"--config.seed={seed}",
                 f"--config.scenario.class_order={seed}",
-                f"--workdir={ROOT}/runs/digits-{loss}-{seed}",
+                f"--workdir={runs.ROOT}/runs/digits-{loss}-{seed}",
             ]
             cnn = run(*parse(argv))["cnn"]
             figures = [cnn[name] for name in ("last", "average_incremental", "forgetting")]
             rows.append([*figures, cnn["old"][-1], cnn["new"][-1]])
         columns = zip(*rows, strict=True)
-        cells = [f"{statistics.mean(c):.1f} ± {statistics.stdev(c):.1f}" for c in columns]
+        cells = [runs.mean_and_deviation(column) for column in columns]
         print(f"| `{loss}` | {' | '.join(cells)} |")
 
 

@@ -3,8 +3,10 @@
 import functools
 import itertools
 import math
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from bsce_jax.errors import UserError
 from bsce_jax.models import HEADS, MODELS, Classifier, classify, evaluate, make_model
 from bsce_jax.models.conv import conv
 from bsce_jax.models.heads import LSC_PROXIES
+from bsce_jax.models.norm import BatchNorm
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
@@ -183,10 +186,36 @@ def test_the_convolution_agrees_with_jax_forward_and_backward(size: int, stride:
         )
         expected, expected_back = jax.vjp(plain, x, kernel)
         output, back = jax.vjp(jax.jit(lambda x, kernel: conv(x, kernel, stride)), x, kernel)
-        np.testing.assert_array_equal(output, expected)
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
         gradient = rng.normal(size=output.shape).astype(np.float32)
         for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_agrees_with_flax_forward_and_backward() -> None:
+    rng = np.random.default_rng(0)
+    x, direction = rng.normal(3, 2, size=(2, 4, 5, 6, 3)).astype(np.float32)
+    params = {
+        "scale": rng.normal(size=3).astype(np.float32),
+        "bias": rng.normal(size=3).astype(np.float32),
+    }
+    statistics = {"mean": np.full(3, 2.0, np.float32), "var": np.full(3, 5.0, np.float32)}
+    ours = lambda train: partial(BatchNorm().apply, train=train)
+    theirs = lambda train: nn.BatchNorm(not train, momentum=0.9).apply
+
+    def objective(apply: Any, params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": statistics}
+        y, updated = apply(variables, x, mutable=["batch_stats"])
+        return jnp.sum(y * direction), (y, updated)
+
+    for train in (True, False):
+        got, expected = (
+            jax.grad(objective, argnums=(1, 2), has_aux=True)(make(train), params, x)
+            for make in (ours, theirs)
+        )
+        assert jax.tree.structure(got) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_per_class_parameters_have_the_class_first() -> None:

@@ -1,15 +1,22 @@
-"""Convolution with a backward pass that is fast on CPUs too, in loops as well as outside them."""
+"""Convolution that is fast on CPUs too, forward and backward, in loops as well as outside them.
 
-from collections.abc import Sequence
+XLA's CPU backend runs a convolution of NHWC images with an HWIO kernel at full speed, unless it has
+few output channels, and the gradient of a kernel at a small part of it; docs/performance.md has the
+measurements. So on CPUs the same numbers are computed in another order here. Other platforms get
+XLA's own convolution and its gradients.
+"""
+
+import math
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 # He et al. 2015 by fan-out, as the references initialise their convolutions
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+Pair = tuple[jax.Array, jax.Array]
 
 
 class Conv(nn.Module):
@@ -38,84 +45,148 @@ class Conv(nn.Module):
 def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolves [n, h, w, c] with an odd [k, k, c, o] kernel, padded by k // 2 zeros a side.
 
-    The same numbers as `jax.lax.conv_general_dilated`, forward and backward. On CPUs XLA runs a
-    convolution on its fast path only if its dimensions come in the order NHWC, HWIO, and it puts
-    the ones of the backward pass in that order only outside of loops: in a `lax.scan` the gradient
-    of a kernel takes many times as long. Here the transposes are explicit.
+    The numbers of `jax.lax.conv_general_dilated` but for the order of the sums.
     """
-    return _conv(x, kernel, stride)
-
-
-def _conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    pad = kernel.shape[0] // 2
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=_LAYOUT
-    )
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv(x, kernel, stride), (x, kernel)
-
-
-def _backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    def elsewhere(
-        x: jax.Array, kernel: jax.Array, gradient: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        _, pull_back = jax.vjp(lambda x, kernel: _conv(x, kernel, stride), x, kernel)
-        gradients: tuple[jax.Array, jax.Array] = pull_back(gradient)
-        return gradients
-
     return jax.lax.platform_dependent(
-        *saved, gradient, cpu=partial(_backward_on_cpu, stride), default=elsewhere
+        x, kernel, cpu=partial(_on_cpu, stride), default=partial(_by_xla, stride)
     )
 
 
-def _backward_on_cpu(
-    stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    size, pad = kernel.shape[0], kernel.shape[0] // 2
-    # what the last window leaves of the padded image, where the stride does not divide it
-    rest = [
-        before + 2 * pad - size - (after - 1) * stride
-        for before, after in zip(x.shape[1:3], gradient.shape[1:3], strict=True)
-    ]
-    # each input pixel gathers the gradients of the windows that held it
-    along_x = _plain(
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Pair]:
+    return conv(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, saved: Pair, gradient: jax.Array) -> Pair:
+    return jax.lax.platform_dependent(
+        *saved,
         gradient,
-        kernel[::-1, ::-1].transpose(0, 1, 3, 2),
-        [(size - 1 - pad, size - 1 - pad + r) for r in rest],
-        lhs_dilation=stride,
-    )
-    # each kernel element correlates the input with the gradient: images are the channels here
-    along_kernel = _plain(
-        x.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
-        [(pad, pad - r) for r in rest],
-        rhs_dilation=stride,
-    )
-    return along_x, along_kernel.transpose(1, 2, 0, 3)
-
-
-def _plain(
-    x: jax.Array,
-    kernel: jax.Array,
-    padding: Sequence[tuple[int, int]],
-    lhs_dilation: int = 1,
-    rhs_dilation: int = 1,
-) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        padding,
-        lhs_dilation=(lhs_dilation, lhs_dilation),
-        rhs_dilation=(rhs_dilation, rhs_dilation),
-        dimension_numbers=_LAYOUT,
+        cpu=partial(_gradients_on_cpu, stride),
+        default=partial(_gradients_by_xla, stride),
     )
 
 
 conv.defvjp(_forward, _backward)
+
+
+def _by_xla(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    pad = kernel.shape[0] // 2
+    return _nhwc(x, kernel, (stride, stride), [(pad, pad)] * 2)
+
+
+def _gradients_by_xla(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Pair:
+    _, pull_back = jax.vjp(partial(_by_xla, stride), x, kernel)
+    gradients: Pair = pull_back(gradient)
+    return gradients
+
+
+def _on_cpu(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes two neighbouring outputs as channels of one where there are few channels.
+
+    The kernel of the two is one column wider and half zeros: a third more products for 3x3, but
+    they run at more than twice the speed.
+    """
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    n, height, width, _ = x.shape
+    if stride != 1 or width % 2 or outputs > 16:
+        return _by_xla(stride, x, kernel)
+    left = jnp.pad(kernel, [(0, 0), (0, 1), (0, 0), (0, 0)])
+    right = jnp.pad(kernel, [(0, 0), (1, 0), (0, 0), (0, 0)])
+    both = jnp.concatenate([left, right], axis=-1)
+    pad = size // 2
+    y = _nhwc(x, both, (1, 2), [(pad, pad)] * 2)
+    return y.reshape(n, height, width, outputs)
+
+
+def _gradients_on_cpu(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Pair:
+    along_kernel = jax.lax.cond(
+        # The test lets NaN through as NaN, and is there for what XLA makes of it: the branch gets
+        # its arguments computed, where it would otherwise compute them again for each of the moves.
+        jnp.isnan(gradient[0, 0, 0, 0]),
+        lambda x, gradient: jnp.full_like(kernel, jnp.nan),
+        partial(_along_kernel, stride, kernel.shape[0]),
+        x,
+        gradient,
+    )
+    return _along_x(stride, x.shape, kernel, gradient), along_kernel
+
+
+def _along_x(
+    stride: int, shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """Lets each input pixel gather the gradients of the windows that held it."""
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    if stride == 1:
+        return _on_cpu(1, gradient, flipped)
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    rests = [_rest(shape[axis], gradient.shape[axis], size, stride) for axis in (1, 2)]
+    padding = [(pad, pad + rest) for rest in rests]
+    return _nhwc(gradient, flipped, (1, 1), padding, dilation=stride)
+
+
+def _along_kernel(stride: int, size: int, x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Correlates the input with the gradient, in one product of matrices.
+
+    Element (i, j) of the kernel needs the input moved by i rows and j columns. Here the columns are
+    moved in the input, and the rows in the gradient the other way: k copies of each instead of
+    k * k copies of one, and their product holds all k * k pairs of moves.
+    """
+    pad = size // 2
+    channels, outputs = x.shape[-1], gradient.shape[-1]
+    rest_rows, rest_columns = (
+        _rest(x.shape[axis], gradient.shape[axis], size, stride) for axis in (1, 2)
+    )
+    moved_x = [
+        _move(x, columns=(pad - j, pad - rest_columns - (size - 1 - j)))[:, :, ::stride]
+        for j in range(size)
+    ]
+    moved_gradient = [
+        _move(gradient, rows=(i - pad, pad - i + rest_rows, stride - 1)) for i in range(size)
+    ]
+    # a few products of parts of the batch keep the cores busy where one would not
+    parts = math.gcd(len(x), 8)
+    left = _side_by_side(moved_x).reshape(parts, -1, size * channels)
+    right = _side_by_side(moved_gradient).reshape(parts, -1, size * outputs)
+    product = jnp.sum(jnp.einsum("bkp,bkq->bpq", left, right), axis=0)
+    return product.reshape(size, channels, size, outputs).transpose(2, 0, 1, 3)
+
+
+def _rest(before: int, after: int, size: int, stride: int) -> int:
+    """Counts the pixels after the last window, where the stride does not divide the image."""
+    return before + 2 * (size // 2) - size - (after - 1) * stride
+
+
+def _move(
+    x: jax.Array, rows: tuple[int, int, int] = (0, 0, 0), columns: tuple[int, int] = (0, 0)
+) -> jax.Array:
+    """Adds zeros (or cuts, where negative) before and after, for rows between too."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), rows, (*columns, 0), (0, 0, 0)])
+
+
+def _side_by_side(arrays: list[jax.Array]) -> jax.Array:
+    """Concatenates along the channels, faster on CPUs than `jnp.concatenate`."""
+    width, count = arrays[0].shape[-1], len(arrays)
+    places = [(0, 0)] * (arrays[0].ndim - 1)
+    return sum(
+        (
+            jnp.pad(array, [*places, (i * width, (count - 1 - i) * width)])
+            for i, array in enumerate(arrays)
+        ),
+        start=jnp.zeros((), arrays[0].dtype),
+    )
+
+
+def _nhwc(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int],
+    padding: list[tuple[int, int]],
+    dilation: int = 1,
+) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        lhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )

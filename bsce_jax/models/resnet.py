@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bsce_jax.models.conv import Conv
+from bsce_jax.models.norm import BatchNorm
 
 Stages = tuple[tuple[int, int], ...]
 
@@ -37,13 +38,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-        )
+        norm = lambda: partial(BatchNorm(dtype=self.dtype), train=train)
         width = self.stages[0][1]
         if self.stem == "imagenet":
             x = nn.relu(norm()(conv(width, size=7, stride=2)(images)))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from bsce_jax.models.conv import Conv
+from bsce_jax.models.norm import BatchNorm
 
 
 class SmallNet(nn.Module):
@@ -23,7 +24,7 @@ class SmallNet(nn.Module):
         x, maps = images, []
         for width, stride in ((32, 1), (64, 2)):
             x = Conv(width, stride=stride, dtype=self.dtype)(x)
-            x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype)(x)
+            x = BatchNorm(dtype=self.dtype)(x, train)
             maps.append(x)
             if stride == 1 or self.final_relu:
                 x = nn.relu(x)

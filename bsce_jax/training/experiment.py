@@ -29,11 +29,15 @@ class Experiment:
 
     Making one checks the whole config and writes nothing.
 
+    Args:
+      config: from a config file.
+      dataset: images of your own; None for the data set that the config names.
+
     Raises:
       UserError: a field of the config that cannot be; the message says what would be right.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, dataset: data.Dataset | None = None):
         self.config = config
         self.method = make_method(config)
         self.loss = make_loss(config)
@@ -50,9 +54,8 @@ class Experiment:
                 "linear head: use cross_entropy or balanced_softmax"
             )
 
-        self.dataset = data.load(
-            config.dataset.name, config.dataset.data_dir, config.dataset.image_size or None
-        )
+        named = config.dataset
+        self.dataset = dataset or data.load(named.name, named.data_dir, named.image_size or None)
         order = class_order(config.scenario.class_order, self.dataset.num_classes)
         self.scenario = make_scenario(order, config.scenario.base, config.scenario.increment)
         classes = self.scenario.num_classes

@@ -1,5 +1,6 @@
 """Looking at images through a model: features and logits, batched, un-augmented, in eval mode."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 
 from bsce_jax.methods.base import ModelState
 from bsce_jax.models import Classifier, evaluate
+from bsce_jax.training import compiler
 from bsce_jax.training import mesh as mesh_lib
 
 BATCH = 512  # images a device looks at together: bounds the memory
@@ -20,7 +22,7 @@ Forward = Callable[[ModelState, jax.Array, jax.Array, jax.Array], tuple[jax.Arra
 def make_forward(network: Classifier, normalize: Callable[[jax.Array], jax.Array]) -> Forward:
     """Compiles the forward pass that every look goes through."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler.options())
     def forward(
         model: ModelState, images: jax.Array, indices: jax.Array, mirrored: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,9 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import resource
 import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -34,7 +36,7 @@ def write(folder: pathlib.Path, experiment: Experiment, progress: Progress) -> d
         "schema": SCHEMA,
         "method": config.method.name,
         "loss": config.loss.name,
-        "dataset": config.dataset.name,
+        "dataset": experiment.dataset.name,
         "class_order": list(scenario.class_order),
         "tasks": [list(task) for task in scenario.tasks],
         "cnn": metrics.summarize(cnn, scenario.tasks),
@@ -46,6 +48,7 @@ def write(folder: pathlib.Path, experiment: Experiment, progress: Progress) -> d
             "indices": progress.history,
         },
         "timing": _timing(experiment, progress),
+        "peak_memory": peak_memory(),
         "environment": environment(),
     }
     write_json(folder / "results.json", value)
@@ -83,6 +86,19 @@ def _finetuning_saved(experiment: Experiment, progress: Progress) -> int:
     batch_size = experiment.config.train.batch_size
     kept = [sum(map(len, exemplars)) for exemplars in progress.history[1:]]
     return sum(published.epochs * steps_per_epoch(n, batch_size) for n in kept)
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Says the most memory that this process has held, in bytes, on the fullest device and in all.
+
+    The device's is None where the backend does not count it, as on CPUs.
+    """
+    counts = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [count["peak_bytes_in_use"] for count in counts if "peak_bytes_in_use" in count]
+    # kilobytes, but on macOS
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"device": max(peaks, default=None), "host": host}
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bsce_jax.methods.base import Method, ModelState, Params, Step, TaskContext
 from bsce_jax.methods.classification import ClassificationLoss, MetaBalancedSoftmax
 from bsce_jax.models import Classifier, Outputs, evaluate
+from bsce_jax.training import compiler
 from bsce_jax.training.meta import OldWeight, learn_weight, weighted
 
 
@@ -193,7 +194,12 @@ def make_train_chunk(
 
     # said aloud, so that a state that a chunk returns is laid out as the one it was given
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(chunk, donate_argnames="state", out_shardings=everywhere)
+    return jax.jit(
+        chunk,
+        donate_argnames="state",
+        out_shardings=everywhere,
+        compiler_options=compiler.options(),
+    )
 
 
 def _choose(condition: jax.Array, this: Tree, that: Tree) -> Tree:

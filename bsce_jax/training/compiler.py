@@ -1,0 +1,47 @@
+"""What the compiler is told, and how long it takes."""
+
+import functools
+
+import jax
+
+
+@functools.cache
+def options() -> dict[str, str]:
+    """Chooses compiler options for the training step and for looking at images.
+
+    On CPUs, XLA hands convolutions of 32 channels and more to a library that takes a quarter
+    longer over the whole step than XLA's own code; docs/performance.md has the measurement. Sums
+    stay with the library.
+
+    Returns:
+      Options for `jax.jit`; none where the backend is not a CPU or knows no such option.
+    """
+    chosen = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=chosen)()
+    except jax.errors.JaxRuntimeError:  # the option is experimental: another jax may lack it
+        return {}
+    return chosen
+
+
+class Clock:
+    """Adds up the seconds that XLA spends compiling in this process.
+
+    jax keeps a listener for good: make one of these for a process.
+
+    Attributes:
+      seconds: so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.seconds += duration_secs
+
+
+clock = Clock()

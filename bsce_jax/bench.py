@@ -123,7 +123,7 @@ def measure_steps(
 def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) -> Report:
     """Times the step of the first task, or of a later one: with exemplars and a teacher."""
     experiment = Experiment(config, random_images(config, per_class=50))
-    state = experiment.train_state(experiment.initial_model())
+    state = experiment.train_state(experiment.initial_model)
     task = int(later)
     seen = experiment.scenario.classes_after(task)
     indices = np.concatenate(experiment.records[:seen])
@@ -139,7 +139,7 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
         head_only=experiment.method.freeze_backbone and later,
         freeze_old_rows=experiment.method.freeze_old_rows,
     )
-    teacher = experiment.initial_model() if experiment.method.teacher and later else None
+    teacher = experiment.initial_model if experiment.method.teacher and later else None
     length = experiment.chunk_steps(task)
     times: list[float] = []
     start = time.perf_counter()

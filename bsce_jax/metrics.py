@@ -59,16 +59,23 @@ def task_matrix(
     Raises:
       ValueError: an image of a class that was not seen.
     """
-    finished = range(len(outcomes))
-    matrix: Matrix = [[None for _ in finished] for _ in finished]
+    task_of = {label: task for task, labels in enumerate(tasks) for label in labels}
+    matrix: Matrix = []
     for t, (labels, predictions) in enumerate(outcomes):
-        left = len(labels)
-        for k in range(t + 1):
-            own = np.isin(labels, tasks[k])
-            matrix[t][k] = _accuracy_where(own, labels, predictions)
-            left -= int(own.sum())
-        if left:
-            raise ValueError(f"{left} test images after task {t} are of classes not seen by then")
+        present, inverse = np.unique(labels, return_inverse=True)
+        own = np.array([task_of.get(label, len(tasks)) for label in present.tolist()], int)[inverse]
+        if (own > t).any():
+            raise ValueError(
+                f"{(own > t).sum()} test images after task {t} are of classes not seen"
+            )
+        images = np.bincount(own, minlength=len(outcomes))
+        hits = np.bincount(own, predictions[:, 0] == labels, minlength=len(outcomes))
+        matrix.append(
+            [
+                100 * h / n if n else None
+                for h, n in zip(hits.tolist(), images.tolist(), strict=True)
+            ]
+        )
     return matrix
 
 

@@ -1,5 +1,6 @@
 """What a run is made of: everything that the config decides and that no task changes."""
 
+import functools
 import math
 
 import jax
@@ -94,18 +95,21 @@ class Experiment:
         put = lambda array: mesh_lib.replicate(self.mesh, jnp.asarray(array))
         self.resident = Images(put(train.images), put(self.labels))
         forward = make_forward(self.network, scale)
-        initial = self.initial_model()
         self.train_eye, self.test_eye = (
-            Eye(self.network, scale, forward, images, self.mesh, initial)
+            Eye(self.network, scale, forward, images, self.mesh, self.initial_model)
             for images in (self.resident.images, put(test.images))
         )
 
+    @functools.cached_property
     def initial_model(self) -> ModelState:
-        """Makes the state that the run begins with, from the config's seed."""
+        """The state that the run begins with, from the config's seed."""
         shape = (1, *self.dataset.image_shape)
         key = jax.random.key(self.config.seed)
-        # jitted: one compilation instead of one for each layer
-        init = jax.jit(lambda k: self.network.init(k, jnp.zeros(shape), train=False))
+        # jitted: one compilation instead of one for each layer; run once: not worth optimising
+        init = jax.jit(
+            lambda k: self.network.init(k, jnp.zeros(shape), train=False),
+            compiler_options={"xla_backend_optimization_level": 0},
+        )
         variables = init(key)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         extra = self.method.init_extra(params, self.scenario.num_classes)

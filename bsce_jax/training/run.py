@@ -82,7 +82,7 @@ class _Run:
         self.checkpoints = checkpoints
         self.stop = stop
         self.display = display
-        self.state = experiment.train_state(experiment.initial_model())
+        self.state = experiment.train_state(experiment.initial_model)
         self.teacher: ModelState | None = None
         self.progress = Progress()
         self.clock: dict[str, float] = {}

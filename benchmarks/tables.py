@@ -1,0 +1,90 @@
+"""Writes the tables of docs/results.md: the study's results beside published ones.
+
+    .venv/bin/python benchmarks/tables.py
+
+Published figures come from benchmarks/published.csv; they stand in the row of a run only where
+data set, tasks, memory, backbone and augmentation are the same.
+"""
+
+import csv
+from collections import defaultdict
+from typing import Any
+
+import runs
+from study import BRIGHTNESS, METHODS, PROTOCOLS, Protocol, Run, all_runs
+
+PAGE = runs.ROOT / "docs" / "results.md"
+# the names of the table of published figures
+PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline"}
+
+
+def published(protocol: Protocol) -> dict[str, list[str]]:
+    """Reads the published figures of a protocol, by method: `average / last (source)`."""
+    memory = "20/class" if protocol.policy == "per_class" else f"{protocol.size} total"
+    found = defaultdict(list)
+    with (runs.ROOT / "benchmarks" / "published.csv").open() as file:
+        for row in csv.DictReader(file):
+            method = PUBLISHED.get(row["method"], row["method"])
+            augmentation = BRIGHTNESS if method == "podnet" else "crop+flip"
+            wanted = {
+                "dataset": "cifar100",
+                "base_classes": str(protocol.base),
+                "increment": str(protocol.increment),
+                "memory": memory,
+                "backbone": "resnet32",
+                "augmentation": protocol.augmentation or augmentation,
+            }
+            if all(row[key] == value for key, value in wanted.items()):
+                figures = f"{row['average'] or '-'} / {row['last'] or '-'}"
+                found[method].append(f"{figures} ({row['prediction'].upper()}, {row['source']})")
+    return found
+
+
+def table(protocol: Protocol, reduced: bool) -> str | None:
+    """Makes the table of a protocol; None if no run of it is finished."""
+    lines = [
+        "| method | loss | seeds | average incremental | last | forgetting | NME average | "
+        + ("" if reduced else "published with its own loss: average / last |"),
+        "|---" * (7 if reduced else 8) + "|",
+    ]
+    beside = published(protocol)
+    of_protocol = [run for run in all_runs(reduced) if run.protocol == protocol]
+    rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in sorted(of_protocol, key=lambda run: METHODS.index(run.method)):
+        if run.path.exists():
+            rows[run.method, run.loss].append(run)
+    for (method, loss), done in rows.items():
+        found = runs.read([run.path for run in done])
+        cells = [
+            figure(found, "cnn", name) for name in ("average_incremental", "last", "forgetting")
+        ]
+        cells.append(figure(found, "nme", "average_incremental"))
+        if not reduced:
+            cells.append("" if loss == "balanced_softmax" else "; ".join(beside[method]))
+        lines.append(f"| `{method}` | `{loss}` | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines) if rows else None
+
+
+def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
+    if any(one[kind] is None for one in found):
+        return "-"
+    return runs.mean_and_deviation([one[kind][name] for one in found], digits=2)
+
+
+def main() -> None:
+    parts = []
+    for reduced, protocols in ((False, PROTOCOLS), (True, PROTOCOLS[:1])):
+        for protocol in protocols:
+            made = table(protocol, reduced)
+            if made is None:
+                continue
+            start = f"Base {protocol.base}" if protocol.base else "No base"
+            shared = "a class" if protocol.policy == "per_class" else "in total"
+            title = f"### {start}, increments of {protocol.increment}, "
+            title += f"{protocol.size} exemplars {shared}"
+            parts += [title + (", reduced" if reduced else ""), made]
+    runs.fill(PAGE, "tables", "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -148,11 +148,11 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
         now = time.perf_counter()
         times.append(now - start)
         start = now
-        if len(times) > 3 and sum(times[1:]) > seconds:
+        if len(times) > 2 and sum(times[1:]) > seconds:
             break
     batch = config.train.batch_size + (config.train.replay_batch_size if apart else 0)
     step = statistics.median(times[1:]) / length  # the first chunk was compiled
-    flops, traffic = _costs(
+    flops, traffic = costs(
         experiment.network,
         (batch, *experiment.dataset.image_shape),
         trained=not stage.head_only,
@@ -175,7 +175,7 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
     }
 
 
-def _costs(
+def costs(
     network: Classifier, shape: tuple[int, ...], trained: bool, teacher: bool
 ) -> tuple[float, float]:
     """Counts the operations of a step and the bytes it must move, by its convolutions.

@@ -360,6 +360,7 @@ def nca(
     margin: ArrayLike = 0.6,
     log_prior: ArrayLike | None = None,
     exclude_positive: bool = True,
+    hinge: bool = False,
     reference_quirks: bool = False,
 ) -> jax.Array:
     """Compute PODNet's classification loss, neighbourhood component analysis with a margin.
@@ -368,7 +369,8 @@ def nca(
 
         -z_y + log sum_{j != y} exp(z_j),
 
-    without the hinge; a log-prior of class counts makes it the balanced NCA. It may be negative.
+    where a log-prior of class counts makes it the balanced NCA. Without the hinge it falls below 0
+    and has no least value: a learned scale grows for as long as the examples are right.
 
     Args:
       similarities: cosine s of the features to each class, [batch, C].
@@ -378,6 +380,7 @@ def nca(
       log_prior: added to the scaled similarities, [C] or [batch, C]; -inf removes a class.
       exclude_positive: leave the label out of the sum, as NCA does. Otherwise the loss is the
         cross-entropy of z.
+      hinge: take 0 for values below it, as the paper's equation 8 does.
       reference_quirks: compute what the published code does. It takes the margin off every class,
         where it cancels, and then the row's highest score off every score, so that the label left
         out still counts exp(0) in the sum. That is the same as `max_j z_j` in the label's place.
@@ -404,7 +407,8 @@ def nca(
         left_out = scores.max(axis=-1, keepdims=True) if reference_quirks else -jnp.inf
         rivals = jnp.where(label, left_out, scores)
     loss = _logsumexp(rivals) - _at(scores, labels)
-    return jnp.where(jnp.isneginf(rivals).all(axis=-1), 0.0, loss)
+    loss = jnp.where(jnp.isneginf(rivals).all(axis=-1), 0.0, loss)
+    return jnp.maximum(loss, 0.0) if hinge else loss
 
 
 def _float32(x: ArrayLike) -> jax.Array:

@@ -41,7 +41,7 @@ MAPS = [_rng.normal(size=(B, 3, 2, 2)).astype(np.float32) for _ in range(4)]
 
 
 # Compiled as a whole: op by op, every new shape would cost a second.
-STATIC = {"margin_ranking": "k", "nca": ("exclude_positive", "reference_quirks")}
+STATIC = {"margin_ranking": "k", "nca": ("exclude_positive", "hinge", "reference_quirks")}
 jitted = SimpleNamespace(
     **{
         name: jax.jit(function, static_argnames=STATIC.get(name))
@@ -710,6 +710,8 @@ def test_nca_by_hand() -> None:
     similarities = np.log(np.array([[4.0, 1.0, 2.0]] * 2)) / 2
     loss = jitted.nca(similarities, np.array([0, 1]), scale=2.0, margin=0.1)
     np.testing.assert_allclose(loss, [math.log(0.75) + 0.2, math.log(6) + 0.2], rtol=1e-5)
+    loss = jitted.nca(similarities, np.array([0, 1]), scale=2.0, margin=0.1, hinge=True)
+    np.testing.assert_allclose(loss, [0, math.log(6) + 0.2], rtol=1e-5)
     # The quirk puts the highest, 4, in the label's place and drops the margin: ln 7/4, ln 10.
     loss = jitted.nca(similarities, np.array([0, 1]), scale=2.0, margin=0.1, reference_quirks=True)
     np.testing.assert_allclose(loss, [math.log(1.75), math.log(10)], rtol=1e-5)

@@ -117,7 +117,6 @@ def context(
     return TaskContext(
         old=jnp.asarray(old),
         new=jnp.asarray(new),
-        counts=f32(np.zeros(len(old))),
         log_prior=f32(prior),
         task_of_class=jnp.asarray(tasks),
         train_backbone=f32(1),
@@ -172,7 +171,6 @@ def info(labels: list[int] | Array, old: int, seen: int, **changes: Any) -> Task
         labels=labels,
         train=np.arange(len(labels)),
         validation=np.array([], int),
-        counts=np.bincount(labels, minlength=C),
     )
     return TaskInfo(**{**given, **changes})
 
@@ -336,12 +334,15 @@ def test_without_memory_and_relaxed_prior_old_classes_have_no_probability() -> N
 
 
 def test_balanced_nca_is_nca_with_the_prior() -> None:
-    loss = loss_class("balanced_nca")(margin=0.3)
-    prior = loss.log_prior(COUNTS, OLD, SEEN)
     cosines = np.tanh(STUDENT)
-    got = loss(outputs(cosines, FEATURES, scale=4.0), LABELS, prior, OLD)
-    expected = losses.nca(cosines, LABELS, scale=4.0, margin=0.3, log_prior=prior)
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    for quirks in (False, True):
+        loss = loss_class("balanced_nca")(margin=0.3, reference_quirks=quirks)
+        prior = loss.log_prior(COUNTS, OLD, SEEN)
+        got = loss(outputs(cosines, FEATURES, scale=4.0), LABELS, prior, OLD)
+        options = {"scale": 4.0, "margin": 0.3, "log_prior": prior, "reference_quirks": quirks}
+        expected = np.maximum(losses.nca(cosines, LABELS, **options), 0)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    got = losses.nca(cosines, LABELS, scale=4.0, margin=0.3, log_prior=prior)
     for i, y in enumerate(LABELS):
         rivals = [4 * cosines[i, j] + np.log(COUNTS[j]) for j in range(5) if j != y]
         own = 4 * (cosines[i, y] - 0.3) + np.log(COUNTS[y])
@@ -599,7 +600,8 @@ def test_podnet_distils_pooled_maps_scaled_by_growth() -> None:
         loss=PODNet.loss,
     )
     growth = math.sqrt(5 / 2)
-    nca = losses.nca(COSINES, LABELS, scale=1.0, margin=0.6, log_prior=np.log(SEEN + 1e-30))
+    prior = np.log(SEEN + 1e-30)
+    nca = losses.nca(COSINES, LABELS, scale=1.0, log_prior=prior, reference_quirks=True)
     assert_terms(
         terms_of(PODNet(), step),
         classification=float(nca[REAL].mean()),

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,18 @@ def test_a_finished_run_is_not_done_again(finished: pathlib.Path) -> None:
     assert results["tasks"] == json.loads(before)["tasks"]
     assert (finished / "results.json").read_bytes() == before
     assert (finished / "metrics.jsonl").read_bytes() == log
+
+
+def test_results_that_were_deleted_are_written_again(
+    finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    before = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").unlink()
+    assert without_timing(run(digits(), folder)) == without_timing(before)
+    assert without_timing(json.loads((folder / "results.json").read_text())) == (
+        without_timing(before)
+    )
 
 
 def test_another_config_is_refused(finished: pathlib.Path) -> None:

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from bsce_jax.data import cifar100, digits, image_folder
+from bsce_jax.data import cifar100, digits
 from bsce_jax.data.source import Dataset, Split
 from bsce_jax.errors import UserError, unknown
 
@@ -16,10 +16,7 @@ _ARRAYS: dict[str, Callable[[pathlib.Path], Dataset]] = {
     "digits": digits.load,
 }
 # of images that are decoded at the size asked for
-_FOLDERS: dict[str, Callable[[pathlib.Path, int], Dataset]] = {
-    "image_folder": image_folder.load,
-    "imagenet_subset": image_folder.load_imagenet_subset,
-}
+_FOLDERS = ("image_folder", "imagenet_subset")
 
 
 def names() -> tuple[str, ...]:
@@ -48,7 +45,11 @@ def load(name: str, data_dir: str | os.PathLike[str], image_size: int | None = N
                 f"dataset.image_size is needed for {name}: the height and width, in pixels, "
                 "that its images are resized to"
             )
-        return _FOLDERS[name](path, image_size)
+        from bsce_jax.data import image_folder  # it needs Pillow, and arrays do not
+
+        if name == "imagenet_subset":
+            return image_folder.load_imagenet_subset(path, image_size)
+        return image_folder.load(path, image_size)
     if name not in _ARRAYS:
         raise unknown("data set", name, names())
     dataset = _ARRAYS[name](path)

@@ -57,7 +57,6 @@ class TaskContext:
     Attributes:
       old: [C] bool, classes of earlier tasks.
       new: [C] bool, classes of this task.
-      counts: [C] float32, training images of each class in this task's training set.
       log_prior: [C] float32, what the classification loss adds to the logits; -inf: unseen.
       task_of_class: [C] int32, the task that brings each class.
       train_backbone: [] float32, 1 to train the whole network, 0 for the head alone.
@@ -66,7 +65,6 @@ class TaskContext:
 
     old: jax.Array
     new: jax.Array
-    counts: jax.Array
     log_prior: jax.Array
     task_of_class: jax.Array
     train_backbone: jax.Array
@@ -190,7 +188,6 @@ class TaskInfo:
       labels: [n] int32, position in the class order of every training record, -1 for none.
       train: indices of the records trained on (after any held-out split).
       validation: indices of the held-out records, empty unless `Method.holdout`.
-      counts: [C] int64, records of each class in `train`.
     """
 
     index: int
@@ -200,7 +197,6 @@ class TaskInfo:
     labels: np.ndarray
     train: np.ndarray
     validation: np.ndarray
-    counts: np.ndarray
 
     @property
     def new(self) -> range:

@@ -170,12 +170,14 @@ class NCA(ClassificationLoss):
 
     Attributes:
       margin: subtracted from the cosine of the true class.
-      reference_quirks: follow the published code to the letter instead of the paper's equation.
+      reference_quirks: what the published code computes, and the published figures come from,
+        instead of the paper's equation 8. That one falls with the scale: with few classes a learned
+        scale collapses to 0.
     """
 
     cosines: ClassVar[bool] = True
     margin: float = 0.6
-    reference_quirks: bool = False
+    reference_quirks: bool = True
 
     def __call__(
         self, outputs: Outputs, labels: jax.Array, log_prior: jax.Array, old: jax.Array
@@ -186,6 +188,7 @@ class NCA(ClassificationLoss):
             scale=outputs.scale,
             margin=self.margin,
             log_prior=log_prior,
+            hinge=True,
             reference_quirks=self.reference_quirks,
         )
 

@@ -52,12 +52,17 @@ def write(folder: pathlib.Path, experiment: Experiment, progress: Progress) -> d
         "environment": environment(),
     }
     write_json(folder / "results.json", value)
-    return read(folder)
+    # as a reader finds it: lists for tuples
+    written: dict[str, Any] = json.loads(json.dumps(value))
+    return written
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads the `results.json` of a run."""
-    value: dict[str, Any] = json.loads((folder / "results.json").read_text())
+def read(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Reads the `results.json` of a run; None if it is not there."""
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text())
     return value
 
 

@@ -108,7 +108,7 @@ class _Run:
                     self._finetune(info)
                 self._evaluate(info)
                 self._finish(info)
-        return results.read(self.folder)
+        return results.read(self.folder) or self._report()
 
     # the steps of a task, in order
 
@@ -213,7 +213,7 @@ class _Run:
             timing=(*self.progress.timing, self.clock),
         )
         self.clock = {}
-        summary = results.write(self.folder, experiment, self.progress)
+        summary = self._report()
         accuracy = {kind: summary[kind]["accuracy"][-1] for kind in ("cnn", "nme") if summary[kind]}
         self.log.write(
             "task",
@@ -224,6 +224,9 @@ class _Run:
         self.display.line(
             f"task {info.index + 1}/{self.scenario.num_tasks}: {info.seen} classes, {shown}"
         )
+
+    def _report(self) -> dict[str, Any]:
+        return results.write(self.folder, self.experiment, self.progress)
 
     def _finish(self, info: TaskInfo) -> None:
         self.progress = dataclasses.replace(
@@ -253,7 +256,6 @@ class _Run:
             labels=experiment.labels,
             train=train,
             validation=validation,
-            counts=memory.class_counts(experiment.labels, train, self.scenario.num_classes),
         )
 
     def _memory(self) -> Memory:

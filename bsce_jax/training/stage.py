@@ -69,7 +69,6 @@ class Stage(NamedTuple):
         context = TaskContext(
             old=jnp.asarray(old),
             new=jnp.asarray(seen & ~old),
-            counts=jnp.asarray(counts, jnp.float32),
             log_prior=experiment.loss.log_prior(counts, old, seen),
             task_of_class=jnp.asarray(scenario.task_of_class),
             train_backbone=jnp.float32(not self.head_only),

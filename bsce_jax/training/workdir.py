@@ -4,14 +4,16 @@ import json
 import os
 import pathlib
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from bsce_jax.errors import UserError
 from bsce_jax.files import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> pathlib.Path:
@@ -65,7 +67,7 @@ class Log:
         self._file = open(folder / "metrics.jsonl", "a+b")  # noqa: SIM115  (closed on leaving)
         self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
         self._file.seek(0, os.SEEK_END)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._events = _events(folder, step)
 
     def __enter__(self) -> "Log":
         return self
@@ -77,7 +79,8 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
     @property
     def bytes(self) -> int:
@@ -91,8 +94,17 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
         for name, value in values.items():
-            if isinstance(value, float):
+            if self._events is not None and isinstance(value, float):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _events(folder: pathlib.Path, step: int) -> "SummaryWriter | None":
+    """Opens the TensorBoard events; None without tensorboardX, which training can do without."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def write_predictions(

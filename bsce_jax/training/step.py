@@ -97,8 +97,9 @@ def make_train_chunk(
 
     Returns:
       A function (state, teacher, task, key, data, batches) -> (state, metrics): `state` is
-      donated; `metrics` holds, one value a step, the loss terms, `loss` (their sum) and
-      `accuracy` (top-1 in % of the batch, by raw logits over the classes seen).
+      donated; `metrics` holds, one value a step, the loss terms, `loss` (their sum),
+      `accuracy` (top-1 in % of the batch, by raw logits over the classes seen) and the learned
+      `scale` of a head that has one.
     """
 
     def step(
@@ -162,6 +163,8 @@ def make_train_chunk(
                 **terms,
                 "accuracy": 100 * view.mean((best == labels).astype(jnp.float32)),
             }
+            if "scale" in params["head"]:
+                metrics["scale"] = params["head"]["scale"]
             return metrics["loss"], (metrics, batch_stats)
 
         gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(state.model.params)

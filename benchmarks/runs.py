@@ -1,19 +1,19 @@
-"""Runs of a study: each trains in a folder that is thrown away and leaves its figures in a file.
+"""Runs of a study: each trains in a folder of runs/ and leaves nothing but its figures, in a file.
 
-A file that is there is not trained again, so a study goes on where it stopped, and several
-processes or machines can share it.
+A file that is there is not trained again, so a study goes on where it stopped, in the middle of a
+run too, and several processes or machines can share it.
 """
 
 import json
 import pathlib
+import shutil
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsce_jax.files import write_json
 from bsce_jax.train import parse
-from bsce_jax.training.run import run
+from bsce_jax.training.run import Stopped, run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -24,16 +24,21 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
     """Trains a config of `configs/` with fields overridden, unless `path` has its figures."""
     if path.exists():
         return
-    print(f"{path.relative_to(RESULTS)}:", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}/run"]
-        argv += [f"--config.{name}={value}" for name, value in fields.items()]
+    name = path.relative_to(RESULTS)
+    print(f"{name}:", flush=True)
+    folder = ROOT / "runs" / name.with_suffix("")
+    argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}"]
+    argv += [f"--config.{field}={value}" for field, value in fields.items()]
+    try:
         results = run(*parse(argv))
+    except Stopped as stopped:
+        raise SystemExit(128 + stopped.signal) from None
     # where the data lay says nothing about the run
-    said = {name: value for name, value in fields.items() if name != "dataset.data_dir"}
+    said = {field: fields[field] for field in fields if field != "dataset.data_dir"}
     figures = {key: results[key] for key in KEPT}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"config": config, "fields": said, **figures})
+    shutil.rmtree(folder)
 
 
 def read(paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:

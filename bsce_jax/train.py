@@ -110,6 +110,7 @@ def main() -> None:
 
     # before jax is imported, which reads it then
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compilation_cache())
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # jax: only from 1 s
 
     from bsce_jax.report.table import print_results
     from bsce_jax.training.run import Stopped, run

@@ -19,8 +19,13 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # what the workers of one session share
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "xla")
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    settings = {
+        "jax_compilation_cache_dir": str(folder / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": "0",
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = value
+        jax.config.update(name, type(getattr(jax.config, name) or "")(value))
 
 
 @pytest.fixture(scope="session")

@@ -208,8 +208,8 @@ def test_the_train_step_compiles_at_most_twice(arguments: str, tmp_path: pathlib
     compiled: list[Any] = []
     original = Experiment.__init__
 
-    def remember(self: Experiment, config: ConfigDict) -> None:
-        original(self, config)
+    def remember(self: Experiment, *arguments: Any) -> None:
+        original(self, *arguments)
         compiled.append(self.train_chunk)
 
     with pytest.MonkeyPatch.context() as patch:

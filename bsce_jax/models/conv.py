@@ -98,19 +98,19 @@ def _on_cpu(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _gradients_on_cpu(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Pair:
-    along_kernel = jax.lax.cond(
+    of_kernel = jax.lax.cond(
         # The test lets NaN through as NaN, and is there for what XLA makes of it: the branch gets
         # its arguments computed, where it would otherwise compute them again for each of the moves.
         jnp.isnan(gradient[0, 0, 0, 0]),
         lambda x, gradient: jnp.full_like(kernel, jnp.nan),
-        partial(_along_kernel, stride, kernel.shape[0]),
+        partial(along_kernel, stride, kernel.shape[0]),
         x,
         gradient,
     )
-    return _along_x(stride, x.shape, kernel, gradient), along_kernel
+    return along_x(stride, x.shape, kernel, gradient), of_kernel
 
 
-def _along_x(
+def along_x(
     stride: int, shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array
 ) -> jax.Array:
     """Lets each input pixel gather the gradients of the windows that held it."""
@@ -123,7 +123,7 @@ def _along_x(
     return _nhwc(gradient, flipped, (1, 1), padding, dilation=stride)
 
 
-def _along_kernel(stride: int, size: int, x: jax.Array, gradient: jax.Array) -> jax.Array:
+def along_kernel(stride: int, size: int, x: jax.Array, gradient: jax.Array) -> jax.Array:
     """Correlates the input with the gradient, in one product of matrices.
 
     Element (i, j) of the kernel needs the input moved by i rows and j columns. Here the columns are

@@ -8,6 +8,7 @@ that are there already are not done again.
 
 import runs
 
+from bsce_jax.errors import exit_on_user_error
 from bsce_jax.train import parse
 from bsce_jax.training.run import run
 
@@ -35,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -16,6 +16,7 @@ from typing import Any
 import runs
 
 from bsce_jax.data import load
+from bsce_jax.errors import exit_on_user_error
 from bsce_jax.methods import method_class, method_names
 from bsce_jax.scenario import class_order
 
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

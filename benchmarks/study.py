@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import runs
 
+from bsce_jax.errors import exit_on_user_error
 from bsce_jax.methods import method_class
 
 
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

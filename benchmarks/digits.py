@@ -6,7 +6,7 @@ A seed is the seed of the run and of the class order. Runs go to runs/digits-LOS
 that are there already are not done again.
 """
 
-import runs
+import common
 
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.train import parse
@@ -22,16 +22,16 @@ def main() -> None:
         rows = []
         for seed in SEEDS:
             argv = [
-                f"--config={runs.ROOT}/configs/digits.py:loss={loss}",
+                f"--config={common.ROOT}/configs/digits.py:loss={loss}",
                 f"--config.seed={seed}",
                 f"--config.scenario.class_order={seed}",
-                f"--workdir={runs.ROOT}/runs/digits-{loss}-{seed}",
+                f"--workdir={common.ROOT}/runs/digits-{loss}-{seed}",
             ]
             cnn = run(*parse(argv))["cnn"]
             figures = [cnn[name] for name in ("last", "average_incremental", "forgetting")]
             rows.append([*figures, cnn["old"][-1], cnn["new"][-1]])
         columns = zip(*rows, strict=True)
-        cells = [runs.mean_and_deviation(column) for column in columns]
+        cells = [common.mean_and_deviation(column) for column in columns]
         print(f"| `{loss}` | {' | '.join(cells)} |")
 
 

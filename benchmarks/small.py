@@ -13,14 +13,14 @@ import argparse
 import os
 from typing import Any
 
-import runs
+import common
 
 from bsce_jax.data import load
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.methods import method_class, method_names
 from bsce_jax.scenario import class_order
 
-PAGE = runs.ROOT / "docs" / "results_small.md"
+PAGE = common.ROOT / "docs" / "results_small.md"
 LOSSES = ("cross_entropy", "balanced_softmax")
 ALL_LOSSES = (*LOSSES, "nca", "balanced_nca")
 SEEDS = (0, 1, 2)
@@ -44,7 +44,7 @@ COLUMNS = {
 
 
 def path(method: str, loss: str, seed: int, epochs: int) -> Any:
-    return runs.RESULTS / "small" / f"{epochs}_epochs" / f"{method}-{loss}-{seed}.json"
+    return common.RESULTS / "small" / f"{epochs}_epochs" / f"{method}-{loss}-{seed}.json"
 
 
 def train(method: str, loss: str, seed: int, epochs: int, data_dir: str) -> None:
@@ -59,7 +59,7 @@ def train(method: str, loss: str, seed: int, epochs: int, data_dir: str) -> None
     if method_class(method).memory:
         fields["memory.size"] = EXEMPLARS
     config = f"cifar100.py:method={method},loss={loss},base=0,increment={INCREMENT}"
-    runs.train(path(method, loss, seed, epochs), config, fields)
+    common.train(path(method, loss, seed, epochs), config, fields)
 
 
 def table(epochs: int) -> str:
@@ -73,7 +73,7 @@ def table(epochs: int) -> str:
         done = {
             loss: found
             for loss in ALL_LOSSES
-            if (found := runs.read([path(method, loss, seed, epochs) for seed in SEEDS]))
+            if (found := common.read([path(method, loss, seed, epochs) for seed in SEEDS]))
         }
         for loss, found in done.items() if len(done) > 1 else ():
             cells = [figure(found, "cnn", column) for column in COLUMNS]
@@ -86,7 +86,7 @@ def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
     if any(one[kind] is None for one in found):
         return "-"
     values = [one[kind][name] for one in found]
-    return runs.mean_and_deviation([v[-1] if isinstance(v, list) else v for v in values])
+    return common.mean_and_deviation([v[-1] if isinstance(v, list) else v for v in values])
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         for epochs in EPOCHS:
-            runs.fill(PAGE, f"table of {epochs} epochs", table(epochs))
+            common.fill(PAGE, f"table of {epochs} epochs", table(epochs))
         return
     for seed in args.seeds:
         for method in args.methods:

@@ -21,7 +21,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import runs
+import common
 
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.methods import method_class
@@ -74,7 +74,7 @@ class Run(NamedTuple):
     def path(self) -> pathlib.Path:
         study = "study_reduced" if self.reduced else "study"
         name = f"{self.method}-{self.loss}-{self.seed}.json"
-        return runs.RESULTS / study / self.protocol.name / name
+        return common.RESULTS / study / self.protocol.name / name
 
     def train(self, more: dict[str, Any]) -> None:
         base, increment, policy, size, augmentation = self.protocol
@@ -88,7 +88,7 @@ class Run(NamedTuple):
             **(REDUCED if self.reduced else {}),
             **more,
         }
-        runs.train(self.path, f"cifar100.py:{config}", fields)
+        common.train(self.path, f"cifar100.py:{config}", fields)
 
 
 def losses(method: str) -> tuple[str, str]:
@@ -129,7 +129,7 @@ def main() -> None:
             if not args.list:
                 run.train(more)
             elif not run.path.exists():
-                print(run.path.relative_to(runs.RESULTS))
+                print(run.path.relative_to(common.RESULTS))
 
 
 if __name__ == "__main__":

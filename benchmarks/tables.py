@@ -10,10 +10,10 @@ import csv
 from collections import defaultdict
 from typing import Any
 
-import runs
+import common
 from study import BRIGHTNESS, METHODS, PROTOCOLS, Protocol, Run, all_runs
 
-PAGE = runs.ROOT / "docs" / "results.md"
+PAGE = common.ROOT / "docs" / "results.md"
 # the names of the table of published figures
 PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline"}
 
@@ -22,7 +22,7 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
     """Reads the published figures of a protocol, by method: `average / last (source)`."""
     memory = "20/class" if protocol.policy == "per_class" else f"{protocol.size} total"
     found = defaultdict(list)
-    with (runs.ROOT / "benchmarks" / "published.csv").open() as file:
+    with (common.ROOT / "benchmarks" / "published.csv").open() as file:
         for row in csv.DictReader(file):
             method = PUBLISHED.get(row["method"], row["method"])
             augmentation = BRIGHTNESS if method == "podnet" else "crop+flip"
@@ -54,7 +54,7 @@ def table(protocol: Protocol, reduced: bool) -> str | None:
         if run.path.exists():
             rows[run.method, run.loss].append(run)
     for (method, loss), done in rows.items():
-        found = runs.read([run.path for run in done])
+        found = common.read([run.path for run in done])
         cells = [
             figure(found, "cnn", name) for name in ("average_incremental", "last", "forgetting")
         ]
@@ -68,7 +68,7 @@ def table(protocol: Protocol, reduced: bool) -> str | None:
 def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
     if any(one[kind] is None for one in found):
         return "-"
-    return runs.mean_and_deviation([one[kind][name] for one in found], digits=2)
+    return common.mean_and_deviation([one[kind][name] for one in found], digits=2)
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
             title = f"### {start}, increments of {protocol.increment}, "
             title += f"{protocol.size} exemplars {shared}"
             parts += [title + (", reduced" if reduced else ""), made]
-    runs.fill(PAGE, "tables", "\n\n".join(parts))
+    common.fill(PAGE, "tables", "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-import runs
+import common
 
 PEERS = {
     "PyTorch, DataLoader with 4 workers": ["--feed", "loader"],
@@ -26,7 +26,7 @@ PEERS = {
 
 
 def ask(words: list[str]) -> dict[str, Any]:
-    environ = {**os.environ, "PYTHONPATH": str(runs.ROOT)}
+    environ = {**os.environ, "PYTHONPATH": str(common.ROOT)}
     answer = subprocess.run(
         [sys.executable, *words], env=environ, stdout=subprocess.PIPE, check=True
     )
@@ -41,12 +41,12 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", help="a JSON file for all figures")
     args = parser.parse_args()
-    config = f"--config={runs.ROOT}/configs/cifar100.py:method=il_baseline"
+    config = f"--config={common.ROOT}/configs/cifar100.py:method=il_baseline"
     ours = ["-m", "bsce_jax.bench", config, "--parts=steps", "--methods", "il_baseline"]
     ours += [f"--seconds={args.seconds}"]
     ours += ["--config.runtime.dtype=bfloat16"] if args.bfloat16 else []
     more = [f"--seconds={args.seconds}", *(["--bfloat16"] if args.bfloat16 else [])]
-    program = str(runs.ROOT / "benchmarks" / "pytorch.py")
+    program = str(common.ROOT / "benchmarks" / "pytorch.py")
     reports: dict[str, list[dict[str, Any]]] = {name: [] for name in ("bsce_jax", *PEERS)}
     for _ in range(args.pairs):
         reports["bsce_jax"].append(ask(ours))

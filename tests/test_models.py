@@ -192,6 +192,23 @@ def test_the_convolution_agrees_with_jax_forward_and_backward(size: int, stride:
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_podnets_blocks_start_as_their_shortcuts() -> None:
+    network, variables = build("resnet32_podnet", "lsc")
+    first, *later = (np.asarray(m) for m in network.apply(variables, IMAGES, train=False).maps)
+    scales = [
+        np.asarray(norm["scale"])
+        for name, norm in variables["params"]["backbone"].items()
+        if name.startswith("BatchNorm")
+    ]
+    assert [bool(scale.any()) for scale in scales].count(False) == 15  # one a block
+    # the first stage hands on what the stem made, which is rectified; shortcuts halve and pad
+    assert first.min() == 0
+    assert first.max() > 0
+    np.testing.assert_array_equal(later[0][..., :16], first[:, ::2, ::2])
+    assert not later[0][..., 16:].any()
+    np.testing.assert_array_equal(later[1], later[2])
+
+
 def test_batch_norm_agrees_with_flax_forward_and_backward() -> None:
     rng = np.random.default_rng(0)
     x, direction = rng.normal(3, 2, size=(2, 4, 5, 6, 3)).astype(np.float32)

@@ -32,7 +32,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32": partial(ResNet, ((5, 16), (5, 32), (5, 64)), "cifar", "projection"),
     # PODNet's, whose last block is a stage of its own for the distillation of maps
     "resnet32_podnet": partial(
-        ResNet, ((5, 16), (5, 32), (4, 64), (1, 64)), "cifar", "padding", block_relu=False
+        ResNet,
+        ((5, 16), (5, 32), (4, 64), (1, 64)),
+        "cifar",
+        "padding",
+        block_relu=False,
+        zero_blocks=True,
     ),
     "resnet18_cifar": partial(_resnet18, stem="cifar"),
     "resnet18": partial(_resnet18, stem="imagenet"),

@@ -17,17 +17,20 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: of the running statistics that evaluation uses.
       epsilon: added to the variance.
+      scale: every channel's learned factor at the start.
       dtype: of the output.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    scale: float = 1.0
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        start = nn.initializers.constant(self.scale)
+        scale = self.param("scale", start, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         variance = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)

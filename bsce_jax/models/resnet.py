@@ -24,6 +24,8 @@ class ResNet(nn.Module):
       shortcut: where the width changes, `projection` is a 1x1 convolution with BatchNorm (LUCIR),
         `padding` takes every second pixel and adds channels of zeros (option A: iCaRL, PODNet).
       block_relu: whether ReLU follows the sums between blocks; it does not in PODNet's code.
+      zero_blocks: whether the last BatchNorm of each block starts at 0, and so the block as its
+        shortcut; it does in PODNet's code.
       final_relu: whether the features are rectified; cosine heads want them as they are.
       dtype: of the computation; parameters, statistics and features are float32.
     """
@@ -32,13 +34,14 @@ class ResNet(nn.Module):
     stem: str
     shortcut: str
     block_relu: bool = True
+    zero_blocks: bool = False
     final_relu: bool = True
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         conv = partial(Conv, dtype=self.dtype)
-        norm = lambda: partial(BatchNorm(dtype=self.dtype), train=train)
+        norm = lambda scale=1.0: partial(BatchNorm(scale=scale, dtype=self.dtype), train=train)
         width = self.stages[0][1]
         if self.stem == "imagenet":
             x = nn.relu(norm()(conv(width, size=7, stride=2)(images)))
@@ -50,7 +53,7 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 stride = 1 if wanted == width else 2
                 y = nn.relu(norm()(conv(wanted, stride=stride)(x)))
-                y = norm()(conv(wanted)(y))
+                y = norm(0.0 if self.zero_blocks else 1.0)(conv(wanted)(y))
                 if stride == 2 and self.shortcut == "projection":
                     x = norm()(conv(wanted, size=1, stride=2)(x))
                 elif stride == 2:

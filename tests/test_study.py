@@ -1,0 +1,111 @@
+"""The study: its runs are configs that exist, and its tables set like beside like."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import pytest
+
+from bsce_jax import train
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import common  # noqa: E402
+import study  # noqa: E402
+import tables  # noqa: E402
+
+
+@pytest.fixture
+def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Lets a run be parsed as the command line would be, and leave made-up figures."""
+    configs: dict[str, Any] = {}
+
+    def run(config: Any, folder: str) -> dict[str, Any]:
+        configs[pathlib.Path(folder).name] = config
+        pathlib.Path(folder).mkdir(parents=True)
+        accuracy = 60.0 + config.seed
+        figures = dict.fromkeys(("average_incremental", "last", "forgetting"), accuracy)
+        return {**dict.fromkeys(common.KEPT), "cnn": figures}
+
+    monkeypatch.setattr(common, "run", run)
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    for name in ("configs", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return configs
+
+
+def test_every_run_is_a_config_that_exists(trained: dict[str, Any]) -> None:
+    for protocol in study.PROTOCOLS:
+        runs = [r for r in study.all_runs(reduced=False) if r.protocol == protocol and r.seed == 0]
+        assert len(runs) == len({r.path for r in runs}) == 2 * len(study.METHODS)
+        trained.clear()
+        for run in runs:
+            run.train({"train.epochs": 3})
+        for config in trained.values():
+            assert config.scenario.base == protocol.base
+            assert config.scenario.increment == protocol.increment
+            assert config.memory.size == protocol.size
+            assert config.train.epochs == 3
+            assert config.scenario.class_order == "1993"
+        finetuned = {name: c.method.get("finetune_epochs", 0) for name, c in trained.items()}
+        assert finetuned["podnet-nca-0"] == 20
+        assert finetuned["podnet-balanced_softmax-0"] == 0
+
+
+def test_the_most_important_runs_come_first() -> None:
+    first = list(study.all_runs(reduced=False))[:18]
+    assert {(r.protocol.base, r.protocol.increment) for r in first} == {(50, 10)}
+    assert {r.method for r in first} == {"il_baseline", "lucir", "podnet"}
+    assert {r.seed for r in first} == {0, 1, 2}
+
+
+def test_a_finished_run_is_not_trained_again(trained: dict[str, Any]) -> None:
+    run = next(study.all_runs(reduced=True))
+    run.train({})
+    written = run.path.read_text()
+    assert "data_dir" not in written
+    assert not list((common.ROOT / "runs").rglob("*-0"))  # the run's folder is gone
+    trained.clear()
+    run.train({})
+    assert not trained
+    assert run.path.read_text() == written
+
+
+def test_tables_set_published_figures_beside_their_own_protocol(trained: dict[str, Any]) -> None:
+    protocol = study.PROTOCOLS[0]
+    for run in study.all_runs(reduced=False):
+        if run.protocol == protocol and run.method == "lucir" and run.seed < 2:
+            run.train({})
+    lines = str(tables.table(protocol, reduced=False)).splitlines()
+    assert lines[2].startswith("| `lucir` | `cross_entropy` | 2 | 60.50 ± 0.71 |")
+    assert "64.01 / - (CNN, PODNet table 1); 63.42 / - (CNN, LUCIR (Hou et al. 2019))" in lines[2]
+    assert lines[3].startswith("| `lucir` | `balanced_softmax` | 2 |")
+    assert "PODNet" not in lines[3]
+    assert tables.table(study.PROTOCOLS[1], reduced=False) is None
+    # 64.83 was trained with brightness, as configs/cifar100.py trains podnet
+    assert tables.published(protocol)["podnet"] == ["64.83 / - (CNN, PODNet table 1)"]
+    # another memory is another protocol
+    assert tables.published(protocol)["wa"] == []
+
+
+def test_a_page_without_its_marks_is_not_touched(tmp_path: pathlib.Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- here -->\nold\n<!-- end here -->\nb\n")
+    common.fill(page, "here", "new")
+    assert page.read_text() == "a\n<!-- here -->\nnew\n<!-- end here -->\nb\n"
+    with pytest.raises(ValueError, match="there"):
+        common.fill(page, "there", "new")
+    assert "new" in page.read_text()
+
+
+def test_the_results_that_are_kept_can_be_read() -> None:
+    for path in (ROOT / "benchmarks" / "results").rglob("*.json"):
+        assert json.loads(path.read_text()).keys() >= {"method", "loss", "cnn"}
+
+
+def test_a_typo_among_the_fields_is_named(trained: dict[str, Any]) -> None:
+    with pytest.raises(train.UserError, match="did you mean epochs"):
+        next(study.all_runs(reduced=True)).train({"train.epoch": 1})

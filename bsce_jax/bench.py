@@ -70,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method in set(args.methods) - set(method_names()):
         raise unknown("method", method, method_names())
 
+    file, _, values = args.config.partition(":")
+    if "method=" in values:
+        raise UserError(f"--config {args.config} names a method: say --methods instead")
+
     def config(method: str, *more: str) -> ConfigDict:
-        file, _, values = args.config.partition(":")
         chosen = ",".join(filter(None, [f"method={method}", values]))
         return parse([f"--config={file}:{chosen}", "--workdir=.", *overrides, *more])[0]
 
@@ -125,6 +128,8 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
     experiment = Experiment(config, random_images(config, per_class=50))
     state = experiment.train_state(experiment.initial_model)
     task = int(later)
+    if experiment.scenario.num_tasks == task:
+        raise UserError(f"scenario.base is {config.scenario.base}: leave classes for a later task")
     seen = experiment.scenario.classes_after(task)
     indices = np.concatenate(experiment.records[:seen])
     old = experiment.labels[indices] < experiment.scenario.classes_before(task)
@@ -134,7 +139,7 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
         number=0,
         indices=indices[~old] if apart else indices,
         replay=indices[old] if apart else None,
-        epochs=10**6,
+        epochs=10**4,
         learning_rate=1e-4,
         head_only=experiment.method.freeze_backbone and later,
         freeze_old_rows=experiment.method.freeze_old_rows,

@@ -53,6 +53,7 @@ def test_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
         (["--parts", "step"], "unknown part 'step'; did you mean steps"),
         (["--methods", "lucirr"], "unknown method 'lucirr'; did you mean lucir"),
         (["--config.train.epoch=2"], "did you mean epochs"),
+        (["--config", "configs/digits.py:method=wa"], "say --methods instead"),
     ],
 )
 def test_bad_input(words: list[str], message: str) -> None:

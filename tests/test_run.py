@@ -273,3 +273,20 @@ def test_two_tasks_of_real_cifar100(cifar100_folder: pathlib.Path, tmp_path: pat
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in lines] == ["epoch", "task", "epoch", "task"]
     assert results["cnn"]["accuracy"][0] > 40  # chance is 33
+
+
+def test_a_run_on_arrays_needs_none_of_the_heavy_packages(tmp_path: pathlib.Path) -> None:
+    """jax, flax, optax, orbax and ml_collections are enough to train."""
+    heavy = ["array_record", "grain", "matplotlib", "PIL", "tensorboardX", "tensorflow"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({[*heavy, 'tensorflow_datasets']}))\n"
+        "from bsce_jax.train import parse\n"
+        "from bsce_jax.training.run import run\n"
+        "run(*parse(sys.argv[1:]))"
+    )
+    words = ["--config=configs/digits.py:base=5,increment=5", f"--workdir={tmp_path}/run"]
+    command = [sys.executable, "-c", code, *words, "--config.train.epochs=1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # a module that is None cannot be imported
+    assert (tmp_path / "run" / "results.json").exists()
+    assert not (tmp_path / "run" / "tensorboard").exists()

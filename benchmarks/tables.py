@@ -43,8 +43,8 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
 def table(protocol: Protocol, reduced: bool) -> str | None:
     """Makes the table of a protocol; None if no run of it is finished."""
     lines = [
-        "| method | loss | seeds | average incremental | last | forgetting | NME average | "
-        + ("" if reduced else "published with its own loss: average / last |"),
+        "| method | loss | seeds | average incremental | last | forgetting | NME average |"
+        + ("" if reduced else " published with its own loss: average / last |"),
         "|---" * (7 if reduced else 8) + "|",
     ]
     beside = published(protocol)

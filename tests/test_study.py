@@ -2,19 +2,16 @@
 
 import json
 import pathlib
-import sys
 from typing import Any
 
+import common
 import pytest
+import study
+import tables
 
 from bsce_jax import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import common  # noqa: E402
-import study  # noqa: E402
-import tables  # noqa: E402
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", help="a JSON file for all figures")
     args = parser.parse_args()
-    config = f"--config={common.ROOT}/configs/cifar100.py:method=il_baseline"
+    config = f"--config={common.ROOT}/configs/cifar100.py"
     ours = ["-m", "bsce_jax.bench", config, "--parts=steps", "--methods", "il_baseline"]
     ours += [f"--seconds={args.seconds}"]
     ours += ["--config.runtime.dtype=bfloat16"] if args.bfloat16 else []

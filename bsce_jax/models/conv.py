@@ -7,7 +7,8 @@ XLA's own convolution and its gradients.
 """
 
 import math
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 
 import flax.linen as nn
 import jax
@@ -98,16 +99,28 @@ def _on_cpu(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _gradients_on_cpu(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Pair:
-    of_kernel = jax.lax.cond(
-        # The test lets NaN through as NaN, and is there for what XLA makes of it: the branch gets
-        # its arguments computed, where it would otherwise compute them again for each of the moves.
-        jnp.isnan(gradient[0, 0, 0, 0]),
-        lambda x, gradient: jnp.full_like(kernel, jnp.nan),
-        partial(along_kernel, stride, kernel.shape[0]),
+    of_kernel = of_computed(partial(along_kernel, stride, kernel.shape[0]), x, gradient)
+    return along_x(stride, x.shape, kernel, gradient), of_kernel
+
+
+def of_computed(
+    function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """Calls a function of two arrays, which XLA on CPUs computes before it, and once.
+
+    Otherwise it fuses what they are made of into their uses, and computes it for each of them, in
+    the order that the use wants.
+    """
+    shape = jax.eval_shape(function, x, gradient)
+    return jax.lax.cond(
+        # The test lets NaN through as NaN, and is there for what XLA makes of it: a branch gets its
+        # arguments computed. (XLA drops `optimization_barrier` on CPUs before it fuses.)
+        jnp.isnan(gradient.ravel()[0]),
+        lambda x, gradient: jnp.full(shape.shape, jnp.nan, shape.dtype),
+        function,
         x,
         gradient,
     )
-    return along_x(stride, x.shape, kernel, gradient), of_kernel
 
 
 def along_x(
@@ -120,34 +133,25 @@ def along_x(
     size, pad = kernel.shape[0], kernel.shape[0] // 2
     rests = [_rest(shape[axis], gradient.shape[axis], size, stride) for axis in (1, 2)]
     padding = [(pad, pad + rest) for rest in rests]
-    return _nhwc(gradient, flipped, (1, 1), padding, dilation=stride)
+    return _nhwc(gradient, flipped, (1, 1), padding, between_pixels=stride)
 
 
 def along_kernel(stride: int, size: int, x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Correlates the input with the gradient, in one product of matrices.
+    """Convolves the input with the gradient, the channels as images and the images as channels.
 
-    Element (i, j) of the kernel needs the input moved by i rows and j columns. Here the columns are
-    moved in the input, and the rows in the gradient the other way: k copies of each instead of
-    k * k copies of one, and their product holds all k * k pairs of moves.
+    The sums over parts of the batch are faster one by one: what they read stays in the cache.
     """
     pad = size // 2
-    channels, outputs = x.shape[-1], gradient.shape[-1]
-    rest_rows, rest_columns = (
-        _rest(x.shape[axis], gradient.shape[axis], size, stride) for axis in (1, 2)
-    )
-    moved_x = [
-        _move(x, columns=(pad - j, pad - rest_columns - (size - 1 - j)))[:, :, ::stride]
-        for j in range(size)
+    rests = [_rest(x.shape[axis], gradient.shape[axis], size, stride) for axis in (1, 2)]
+    parts = math.gcd(len(x), min(8, max(1, len(x) // 16)))
+    images = x.reshape(parts, -1, *x.shape[1:]).transpose(0, 4, 2, 3, 1)
+    kernels = gradient.reshape(parts, -1, *gradient.shape[1:]).transpose(0, 2, 3, 1, 4)
+    padding = [(pad, pad - rest) for rest in rests]
+    sums = [
+        _nhwc(image, kernel, (1, 1), padding, between_weights=stride)
+        for image, kernel in zip(images, kernels, strict=True)
     ]
-    moved_gradient = [
-        _move(gradient, rows=(i - pad, pad - i + rest_rows, stride - 1)) for i in range(size)
-    ]
-    # a few products of parts of the batch keep the cores busy where one would not
-    parts = math.gcd(len(x), 8)
-    left = _side_by_side(moved_x).reshape(parts, -1, size * channels)
-    right = _side_by_side(moved_gradient).reshape(parts, -1, size * outputs)
-    product = jnp.sum(jnp.einsum("bkp,bkq->bpq", left, right), axis=0)
-    return product.reshape(size, channels, size, outputs).transpose(2, 0, 1, 3)
+    return reduce(jnp.add, sums).transpose(1, 2, 0, 3)
 
 
 def _rest(before: int, after: int, size: int, stride: int) -> int:
@@ -155,38 +159,20 @@ def _rest(before: int, after: int, size: int, stride: int) -> int:
     return before + 2 * (size // 2) - size - (after - 1) * stride
 
 
-def _move(
-    x: jax.Array, rows: tuple[int, int, int] = (0, 0, 0), columns: tuple[int, int] = (0, 0)
-) -> jax.Array:
-    """Adds zeros (or cuts, where negative) before and after, for rows between too."""
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), rows, (*columns, 0), (0, 0, 0)])
-
-
-def _side_by_side(arrays: list[jax.Array]) -> jax.Array:
-    """Concatenates along the channels, faster on CPUs than `jnp.concatenate`."""
-    width, count = arrays[0].shape[-1], len(arrays)
-    places = [(0, 0)] * (arrays[0].ndim - 1)
-    return sum(
-        (
-            jnp.pad(array, [*places, (i * width, (count - 1 - i) * width)])
-            for i, array in enumerate(arrays)
-        ),
-        start=jnp.zeros((), arrays[0].dtype),
-    )
-
-
 def _nhwc(
     x: jax.Array,
     kernel: jax.Array,
     strides: tuple[int, int],
     padding: list[tuple[int, int]],
-    dilation: int = 1,
+    between_pixels: int = 1,
+    between_weights: int = 1,
 ) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         strides,
         padding,
-        lhs_dilation=(dilation, dilation),
+        lhs_dilation=(between_pixels, between_pixels),
+        rhs_dilation=(between_weights, between_weights),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )

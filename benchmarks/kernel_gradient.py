@@ -84,7 +84,7 @@ def milliseconds(way: Way, x: jax.Array, gradient: jax.Array) -> float:
         found = conv.of_computed(way, x + carry, gradient + carry)
         return carry + 1e-30 * jnp.sum(found), None
 
-    @partial(jax.jit, compiler_options=compiler.options())
+    @partial(jax.jit, compiler_options=compiler.options(jax.default_backend()))
     def loop() -> jax.Array:
         return jax.lax.scan(step, jnp.zeros(()), length=STEPS)[0]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import common
 
+OURS = [f"--config={common.ROOT}/configs/cifar100.py", "--parts=steps", "--methods=il_baseline"]
 PEERS = {
     "PyTorch, DataLoader with 4 workers": ["--feed", "loader"],
     "PyTorch, images on the device": ["--feed", "resident"],
@@ -41,9 +42,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", help="a JSON file for all figures")
     args = parser.parse_args()
-    config = f"--config={common.ROOT}/configs/cifar100.py"
-    ours = ["-m", "bsce_jax.bench", config, "--parts=steps", "--methods", "il_baseline"]
-    ours += [f"--seconds={args.seconds}"]
+    ours = ["-m", "bsce_jax.bench", *OURS, f"--seconds={args.seconds}"]
     ours += ["--config.runtime.dtype=bfloat16"] if args.bfloat16 else []
     more = [f"--seconds={args.seconds}", *(["--bfloat16"] if args.bfloat16 else [])]
     program = str(common.ROOT / "benchmarks" / "pytorch.py")

@@ -39,6 +39,7 @@ from ml_collections import ConfigDict
 from bsce_jax.data import Dataset, Split
 from bsce_jax.errors import UserError, exit_on_user_error, unknown
 from bsce_jax.methods import method_names
+from bsce_jax.methods.base import ModelState
 from bsce_jax.models import Classifier
 from bsce_jax.models.conv import Conv
 from bsce_jax.train import parse
@@ -126,26 +127,9 @@ def measure_steps(
 def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) -> Report:
     """Times the step of the first task, or of a later one: with exemplars and a teacher."""
     experiment = Experiment(config, random_images(config, per_class=50))
+    stage, teacher = example_stage(experiment, later)
     state = experiment.train_state(experiment.initial_model)
-    task = int(later)
-    if experiment.scenario.num_tasks == task:
-        raise UserError(f"scenario.base is {config.scenario.base}: leave classes for a later task")
-    seen = experiment.scenario.classes_after(task)
-    indices = np.concatenate(experiment.records[:seen])
-    old = experiment.labels[indices] < experiment.scenario.classes_before(task)
-    apart = later and config.train.replay_batch_size > 0
-    stage = Stage(
-        task=task,
-        number=0,
-        indices=indices[~old] if apart else indices,
-        replay=indices[old] if apart else None,
-        epochs=10**4,
-        learning_rate=1e-4,
-        head_only=experiment.method.freeze_backbone and later,
-        freeze_old_rows=experiment.method.freeze_old_rows,
-    )
-    teacher = experiment.initial_model if experiment.method.teacher and later else None
-    length = experiment.chunk_steps(task)
+    length = experiment.chunk_steps(stage.task)
     times: list[float] = []
     start = time.perf_counter()
     for chunk in fit(experiment, stage, state, teacher, 0):
@@ -155,7 +139,8 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
         start = now
         if len(times) > 2 and sum(times[1:]) > seconds:
             break
-    batch = config.train.batch_size + (config.train.replay_batch_size if apart else 0)
+    replayed = 0 if stage.replay is None else config.train.replay_batch_size
+    batch = config.train.batch_size + replayed
     step = statistics.median(times[1:]) / length  # the first chunk was compiled
     flops, traffic = costs(
         experiment.network,
@@ -178,6 +163,27 @@ def _time_step(config: ConfigDict, later: bool, seconds: float, device: Report) 
         "of_bandwidth": traffic / step / device["bytes_per_second"] / jax.device_count(),
         "first_chunk_seconds": times[0],
     }
+
+
+def example_stage(experiment: Experiment, later: bool) -> tuple[Stage, ModelState | None]:
+    """Makes a stage without end, of the first task or of the second, and its teacher if any."""
+    config, task = experiment.config, int(later)
+    if experiment.scenario.num_tasks == task:
+        raise UserError(f"scenario.base is {config.scenario.base}: leave classes for a later task")
+    indices = np.concatenate(experiment.records[: experiment.scenario.classes_after(task)])
+    old = experiment.labels[indices] < experiment.scenario.classes_before(task)
+    apart = later and config.train.replay_batch_size > 0
+    stage = Stage(
+        task=task,
+        number=0,
+        indices=indices[~old] if apart else indices,
+        replay=indices[old] if apart else None,
+        epochs=10**4,
+        learning_rate=1e-4,
+        head_only=experiment.method.freeze_backbone and later,
+        freeze_old_rows=experiment.method.freeze_old_rows,
+    )
+    return stage, experiment.initial_model if experiment.method.teacher and later else None
 
 
 def costs(

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import versus
 
 from bsce_jax import bench
 from bsce_jax.errors import UserError
@@ -59,3 +60,14 @@ def test_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_input(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         bench.main(["--config", "configs/digits.py", *words])
+
+
+def test_versus_asks_for_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["model.name=small", "dataset.image_size=8", "train.batch_size=8"]
+    bench.main([*versus.OURS, "--seconds=0", *(f"--config.{field}" for field in small)])
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert [(s["method"], s["later_task"]) for s in steps] == [
+        ("il_baseline", False),
+        ("il_baseline", True),
+    ]
+    assert all(s["images_per_second"] > 0 for s in steps)

@@ -19,7 +19,7 @@ from bsce_jax import train
 from bsce_jax.errors import UserError
 from bsce_jax.training.experiment import Experiment
 from bsce_jax.training.run import run
-from bsce_jax.training.workdir import Log
+from bsce_jax.training.workdir import Log, claimed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -117,6 +117,15 @@ def test_another_config_is_refused(finished: pathlib.Path) -> None:
     with pytest.raises(UserError, match="seed is 0 there and 1 here"):
         run(digits(seed=1), finished)
     assert (finished / "config.json").read_bytes() == before
+
+
+def test_a_folder_that_another_process_is_at_is_refused(finished: pathlib.Path) -> None:
+    with (
+        claimed(finished, digits()),
+        pytest.raises(UserError, match="another process is training"),
+    ):
+        run(digits(), finished)
+    assert run(digits(), finished)["method"] == "il_baseline"
 
 
 def test_the_same_seed_gives_the_same_results(

@@ -76,11 +76,10 @@ def _apply(
 def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[tuple[jax.Array, Statistics], tuple[jax.Array, ...]]:
-    others = tuple(range(x.ndim - 1))
     wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, others)
-    # both sums come from one pass; rounding must not make the difference negative
-    variance = jnp.maximum(0, jnp.mean(jnp.square(wide), others) - jnp.square(mean))
+    mean, square = _sums(wide, jnp.square(wide)) / (x.size // x.shape[-1])
+    # rounding must not make the difference negative
+    variance = jnp.maximum(0, square - jnp.square(mean))
     y, inverse = _apply(x, scale, bias, mean, variance, epsilon)
     return (y, (mean, variance)), (x, scale, mean, inverse)
 
@@ -90,16 +89,25 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, scale, mean, inverse = saved
     gradient = gradients[0]
-    others = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
     wide = x.astype(jnp.float32)
-    along_bias = jnp.sum(gradient, others)
-    along_scale = (jnp.sum(gradient * wide, others) - mean * along_bias) * inverse
+    along_bias, product = _sums(gradient, gradient * wide)
+    along_scale = (product - mean * along_bias) * inverse
     # factor * (gradient - its mean - its correlation with x * the normalised x), as two products
     factor = scale * inverse
     slope = -factor * inverse * along_scale / count
-    along_x = factor * gradient + slope * wide - (factor * along_bias / count + slope * mean)
+    along_x = factor * (gradient - along_bias / count) + slope * (wide - mean)
     return along_x.astype(x.dtype), along_scale, along_bias
+
+
+def _sums(*arrays: jax.Array) -> jax.Array:
+    """Sums [n, ..., c] arrays made of the same input to [len(arrays), c].
+
+    Image by image, XLA makes one kernel of them for a GPU, and one more of the sums of those; of
+    plain sums it makes one and one more for each. Split over devices, they are added up together.
+    """
+    per_image = [jnp.sum(array, tuple(range(1, array.ndim - 1))) for array in arrays]
+    return jnp.sum(jnp.stack(per_image), axis=1)
 
 
 batch_norm.defvjp(_forward, _backward)

@@ -6,17 +6,20 @@ import jax
 
 
 @functools.cache
-def options() -> dict[str, str]:
+def options(platform: str) -> dict[str, str]:
     """Chooses compiler options for the training step and for looking at images.
 
     On CPUs, XLA hands convolutions of 32 channels and more to a library (YNNPACK) with which the
     step of a ResNet-32 takes a quarter longer than with XLA's own code. Sums stay with the library.
 
+    Args:
+      platform: of the devices that the program is for, such as "cpu".
+
     Returns:
-      Options for `jax.jit`; none where the backend is not a CPU or knows no such option.
+      Options for `jax.jit`; none where the platform is not a CPU or knows no such option.
     """
     chosen = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return {}
     try:
         jax.jit(lambda: 0, compiler_options=chosen)()

@@ -22,7 +22,7 @@ Forward = Callable[[ModelState, jax.Array, jax.Array, jax.Array], tuple[jax.Arra
 def make_forward(network: Classifier, normalize: Callable[[jax.Array], jax.Array]) -> Forward:
     """Compiles the forward pass that every look goes through."""
 
-    @functools.partial(jax.jit, compiler_options=compiler.options())
+    @functools.partial(jax.jit, compiler_options=compiler.options(jax.default_backend()))
     def forward(
         model: ModelState, images: jax.Array, indices: jax.Array, mirrored: jax.Array
     ) -> tuple[jax.Array, jax.Array]:

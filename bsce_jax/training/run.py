@@ -51,12 +51,12 @@ def run(
       The contents of `results.json`.
 
     Raises:
-      UserError: the config cannot be, or the folder is not its own.
+      UserError: the config cannot be, the folder is not its own, or another process is at it.
       Stopped: SIGINT or SIGTERM came; the same call goes on from there.
     """
     experiment = Experiment(config, dataset)
-    path = workdir.claim(folder, config)
     with (
+        workdir.claimed(folder, config) as path,
         Checkpoints(path / "checkpoints") as checkpoints,
         StopRequest() as stop,
         Display() as display,

@@ -201,7 +201,7 @@ def make_train_chunk(
         chunk,
         donate_argnames="state",
         out_shardings=everywhere,
-        compiler_options=compiler.options(),
+        compiler_options=compiler.options(mesh.devices.flat[0].platform),
     )
 
 

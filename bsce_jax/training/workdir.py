@@ -1,8 +1,11 @@
 """The folder of a run: whose it is, its log, its predictions and its results."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +19,13 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 
-def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> pathlib.Path:
-    """Takes a folder for the run of a config: a new one, or the one that this run has already.
+@contextlib.contextmanager
+def claimed(workdir: str | os.PathLike[str], config: ConfigDict) -> Iterator[pathlib.Path]:
+    """Holds a folder for the run of a config: a new one, or the one that this run has already.
 
     Raises:
-      UserError: the folder holds the run of another config, or cannot be written.
+      UserError: the folder holds the run of another config, cannot be written, or is held by
+        another process.
     """
     folder = pathlib.Path(workdir)
     wanted = json.loads(config.to_json())
@@ -39,7 +44,16 @@ def claim(workdir: str | os.PathLike[str], config: ConfigDict) -> pathlib.Path:
         raise UserError(f"cannot use --workdir {folder}: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
-    return folder
+    with open(path, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}: wait for it, or choose another --workdir"
+            ) from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield folder
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:

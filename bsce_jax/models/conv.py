@@ -144,8 +144,9 @@ def along_kernel(stride: int, size: int, x: jax.Array, gradient: jax.Array) -> j
     pad = size // 2
     rests = [_rest(x.shape[axis], gradient.shape[axis], size, stride) for axis in (1, 2)]
     parts = math.gcd(len(x), min(8, max(1, len(x) // 16)))
-    images = x.reshape(parts, -1, *x.shape[1:]).transpose(0, 4, 2, 3, 1)
-    kernels = gradient.reshape(parts, -1, *gradient.shape[1:]).transpose(0, 2, 3, 1, 4)
+    # every part has images of all devices over which the batch is split
+    images = x.reshape(-1, parts, *x.shape[1:]).transpose(1, 4, 2, 3, 0)
+    kernels = gradient.reshape(-1, parts, *gradient.shape[1:]).transpose(1, 2, 3, 0, 4)
     padding = [(pad, pad - rest) for rest in rests]
     sums = [
         _nhwc(image, kernel, (1, 1), padding, between_weights=stride)

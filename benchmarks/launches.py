@@ -1,8 +1,8 @@
 """The training step as XLA compiles it for an NVIDIA H200, on a machine without one.
 
-    .venv/bin/python -m pip install --no-deps --target cuda \\
+    .venv/bin/python -m pip install --no-deps --target runs/cuda \\
         jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2    # the version of jax in .venv
-    JAX_PLATFORMS=cpu PYTHONPATH=cuda .venv/bin/python benchmarks/launches.py
+    JAX_PLATFORMS=cpu PYTHONPATH=runs/cuda .venv/bin/python benchmarks/launches.py
 
 A small network on a fast device waits for its kernels to be launched, so their number says more of
 a step than its operations do. Prints, for the first and a later task of each method:

@@ -40,11 +40,12 @@ def claimed(workdir: str | os.PathLike[str], config: ConfigDict) -> Iterator[pat
                 )
         else:
             write_json(path, wanted)
+        file = open(path, "r+b")  # noqa: SIM115  (closed below)
     except OSError as error:
         raise UserError(f"cannot use --workdir {folder}: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
-    with open(path, "r+b") as file:
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

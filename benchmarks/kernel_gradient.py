@@ -74,7 +74,7 @@ WAYS: dict[str, Way] = {
     "im2col of the input, one product": im2col_of_input,
     "im2col of the gradient, one product": im2col_of_gradient,
     "three moves of each, one product": three_moves_of_each,
-    "the convolution in 8 parts of the batch (models/conv.py)": partial(conv.along_kernel, 1, 3),
+    "the convolution in parts of the batch (models/conv.py)": partial(conv.along_kernel, 1, (3, 3)),
 }
 
 

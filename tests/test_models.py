@@ -179,7 +179,7 @@ def test_the_convolution_agrees_with_jax_forward_and_backward(
         check_the_convolution((2, height, width, 3), (*shape, 3, 4), stride)
 
 
-@pytest.mark.parametrize("height, width", [(5, 6), (6, 5), (1, 2)])
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (6, 5), (1, 2)])
 def test_the_convolution_of_many_channels_agrees_with_jax(height: int, width: int) -> None:
     check_the_convolution((3, height, width, 64), (3, 3, 64, 80), 1)
 

@@ -184,6 +184,17 @@ def test_the_convolution_of_many_channels_agrees_with_jax(height: int, width: in
     check_the_convolution((3, height, width, 64), (3, 3, 64, 80), 1)
 
 
+def test_the_convolution_of_many_channels_is_no_coarser_in_bfloat16() -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+        for shape in ((3, 5, 6, 64), (3, 3, 64, 80))
+    )
+    exact = conv(x.astype(jnp.float32), kernel.astype(jnp.float32), 1)
+    # one rounding of the output, to 8 bits; of numbers about zero, by what the sums are made of
+    np.testing.assert_allclose(conv(x, kernel, 1).astype(jnp.float32), exact, rtol=2**-8, atol=0.1)
+
+
 def check_the_convolution(
     images: tuple[int, ...], kernels: tuple[int, int, int, int], stride: int
 ) -> None:

@@ -106,16 +106,20 @@ def _pixels_as_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _saves_products(stride: int, width: int, kernel: jax.Array) -> bool:
-    """Tells whether `with_fewer_products` can, and whether the sums it takes cost less."""
+    """Tells whether `with_fewer_products` can, and whether the sums it takes cost less.
+
+    These sums have the precision of the kernel: bfloat16 would lose too much in them.
+    """
     *sizes, inputs, outputs = kernel.shape
-    return stride == 1 and sizes == [3, 3] and width % 2 == 0 and min(inputs, outputs) >= 64
+    possible = stride == 1 and sizes == [3, 3] and width % 2 == 0 and kernel.dtype == jnp.float32
+    return possible and min(inputs, outputs) >= 64
 
 
 def with_fewer_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with a 3x3 kernel, two neighbouring outputs from four products instead of six.
 
     That is F(2, 3) of Winograd along the width (Lavin and Gray, Fast Algorithms for Convolutional
-    Neural Networks, CVPR 2016, equations 5 and 6), for sums over height and channels.
+    Neural Networks, CVPR 2016, section 4.1), for sums over height and channels.
     """
     left, middle, right = kernel[:, :1], kernel[:, 1:2], kernel[:, 2:]
     outer, inner = (left + right) / 2, middle / 2

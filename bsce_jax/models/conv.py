@@ -2,7 +2,7 @@
 
 XLA's CPU backend runs a convolution of NHWC images with an HWIO kernel at full speed, unless it has
 few output channels, and the gradient of a kernel at a small part of it; docs/performance.md has the
-measurements. So on CPUs the same numbers are computed in another order here. Other platforms get
+measurements. So on CPUs the same numbers are computed in other ways here. Other platforms get
 XLA's own convolution and its gradients.
 """
 
@@ -85,8 +85,8 @@ def _gradients_by_xla(stride: int, x: jax.Array, kernel: jax.Array, gradient: ja
 
 def _on_cpu(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     width, outputs = x.shape[2], kernel.shape[-1]
-    if _saves_products(stride, width, kernel):
-        return with_fewer_products(x, kernel)
+    if _suits_winograd(stride, width, kernel):
+        return _by_winograd(x, kernel)
     if stride == 1 and width % 2 == 0 and outputs <= 16:
         return _pixels_as_channels(x, kernel)
     return _by_xla(stride, x, kernel)
@@ -105,8 +105,8 @@ def _pixels_as_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
-def _saves_products(stride: int, width: int, kernel: jax.Array) -> bool:
-    """Tells whether `with_fewer_products` can, and whether the sums it takes cost less.
+def _suits_winograd(stride: int, width: int, kernel: jax.Array) -> bool:
+    """Tells whether `_by_winograd` can convolve, and saves more than the sums around it cost.
 
     These sums have the precision of the kernel: bfloat16 would lose too much in them.
     """
@@ -115,7 +115,7 @@ def _saves_products(stride: int, width: int, kernel: jax.Array) -> bool:
     return possible and min(inputs, outputs) >= 64
 
 
-def with_fewer_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves with a 3x3 kernel, two neighbouring outputs from four products instead of six.
 
     That is F(2, 3) of Winograd along the width (Lavin and Gray, Fast Algorithms for Convolutional
@@ -138,8 +138,8 @@ def with_fewer_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _gradients_on_cpu(stride: int, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Pair:
-    if _saves_products(stride, x.shape[2], kernel):
-        _, pull_back = jax.vjp(with_fewer_products, x, kernel)
+    if _suits_winograd(stride, x.shape[2], kernel):
+        _, pull_back = jax.vjp(_by_winograd, x, kernel)
         gradients: Pair = pull_back(gradient)
         return gradients
     of_kernel = of_computed(partial(along_kernel, stride, kernel.shape[:2]), x, gradient)

@@ -13,6 +13,7 @@ from typing import Any
 
 from bsce_jax.files import write_json
 from bsce_jax.train import parse
+from bsce_jax.training import compiler
 from bsce_jax.training.run import Stopped, run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
     folder = ROOT / "runs" / name.with_suffix("")
     argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}"]
     argv += [f"--config.{field}={value}" for field, value in fields.items()]
+    compiler.keep_programs()
     try:
         results = run(*parse(argv))
     except Stopped as stopped:

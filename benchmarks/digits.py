@@ -10,12 +10,14 @@ import common
 
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.train import parse
+from bsce_jax.training import compiler
 from bsce_jax.training.run import run
 
 SEEDS = range(5)
 
 
 def main() -> None:
+    compiler.keep_programs()
     print("| loss | last accuracy | average incremental | forgetting | old classes | new classes |")
     print("|---|---|---|---|---|---|")
     for loss in ("cross_entropy", "balanced_softmax"):

@@ -86,12 +86,6 @@ def _check_fields(config: "ConfigDict", argv: Sequence[str]) -> None:
             section = section[name]
 
 
-def _compilation_cache() -> str:
-    """The user's folder for compiled programs: a second run of the same shapes starts at once."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(cache, "bsce_jax", "xla")
-
-
 def main() -> None:
     """Runs the command."""
     argv = sys.argv[1:]
@@ -108,13 +102,11 @@ def main() -> None:
         return
     config, folder = parse(argv)
 
-    # before jax is imported, which reads it then
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compilation_cache())
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # jax: only from 1 s
-
     from bsce_jax.report.table import print_results
+    from bsce_jax.training import compiler
     from bsce_jax.training.run import Stopped, run
 
+    compiler.keep_programs()
     try:
         results = run(config, folder)
     except Stopped as stopped:

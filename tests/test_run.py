@@ -228,6 +228,27 @@ def test_the_train_step_compiles_at_most_twice(arguments: str, tmp_path: pathlib
     assert 1 <= compiled[0]._cache_size() <= 2
 
 
+def test_a_second_run_compiles_nothing(tmp_path: pathlib.Path) -> None:
+    """The command keeps its programs in the user's cache folder, and finds them there."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    kept = []
+    for name in ("one", "two"):
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "bsce_jax.train", f"--workdir={tmp_path / name}"),
+                *("--config=configs/digits.py:base=5,increment=5", "--config.train.epochs=1"),
+            ],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        kept.append(sorted(path.name for path in tmp_path.glob("bsce_jax/xla/*-cache")))
+    assert any(program.startswith("jit_chunk") for program in kept[0])
+    assert kept[0] == kept[1]
+
+
 def test_results_do_not_depend_on_the_number_of_devices(
     finished: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

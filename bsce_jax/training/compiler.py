@@ -1,6 +1,7 @@
-"""What the compiler is told, and how long it takes."""
+"""What the compiler is told, where its programs are kept, and how long it takes."""
 
 import functools
+import os
 
 import jax
 
@@ -26,6 +27,20 @@ def options(platform: str) -> dict[str, str]:
     except jax.errors.JaxRuntimeError:  # the option is experimental: another jax may lack it
         return {}
     return chosen
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, from which later processes take them.
+
+    For programs to call before anything is compiled; what jax was told by its own environment
+    variables holds. That folder is `$XDG_CACHE_HOME/bsce_jax/xla`, or `~/.cache/bsce_jax/xla`.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "bsce_jax", "xla"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # by default jax keeps what took a second to compile, of a run's programs a few
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 class Clock:

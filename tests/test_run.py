@@ -1,5 +1,6 @@
 """The run over the tasks, on the embedded digits: what it writes, how it resumes."""
 
+import gc
 import json
 import os
 import pathlib
@@ -247,6 +248,18 @@ def test_a_second_run_compiles_nothing(tmp_path: pathlib.Path) -> None:
         kept.append(sorted(path.name for path in tmp_path.glob("bsce_jax/xla/*-cache")))
     assert any(program.startswith("jit_chunk") for program in kept[0])
     assert kept[0] == kept[1]
+
+
+def test_a_run_that_ended_holds_no_device_memory(tmp_path: pathlib.Path) -> None:
+    """Many runs share a process in a study; Python's search for cycles may come too late."""
+    gc.collect()
+    before = len(jax.live_arrays())
+    gc.disable()
+    try:
+        run(digits("base=5,increment=5"), tmp_path)
+        assert len(jax.live_arrays()) == before
+    finally:
+        gc.enable()
 
 
 def test_results_do_not_depend_on_the_number_of_devices(

@@ -35,12 +35,15 @@ def keep_programs() -> None:
     For programs to call before anything is compiled; what jax was told by its own environment
     variables holds. That folder is `$XDG_CACHE_HOME/bsce_jax/xla`, or `~/.cache/bsce_jax/xla`.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "bsce_jax", "xla"))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    settings = {
+        "jax_compilation_cache_dir": os.path.join(cache, "bsce_jax", "xla"),
         # by default jax keeps what took a second to compile, of a run's programs a few
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 class Clock:

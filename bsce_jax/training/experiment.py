@@ -76,7 +76,7 @@ class Experiment:
             dtype=config.runtime.dtype,
         )
         augment = make_augment(config.train.augmentation)
-        scale = lambda images: normalize(images, self.dataset.mean, self.dataset.std)
+        scale = functools.partial(normalize, mean=self.dataset.mean, std=self.dataset.std)
         self.optimizer = make_optimizer(
             self.method,
             momentum=config.train.momentum,

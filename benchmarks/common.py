@@ -14,7 +14,7 @@ from typing import Any
 from bsce_jax.files import write_json
 from bsce_jax.train import parse
 from bsce_jax.training import compiler
-from bsce_jax.training.run import Stopped, run
+from bsce_jax.training.run import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,10 +31,7 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
     argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}"]
     argv += [f"--config.{field}={value}" for field, value in fields.items()]
     compiler.keep_programs()
-    try:
-        results = run(*parse(argv))
-    except Stopped as stopped:
-        raise SystemExit(128 + stopped.signal) from None
+    results = run(*parse(argv))
     # where the data lay says nothing about the run
     said = {field: fields[field] for field in fields if field != "dataset.data_dir"}
     figures = {key: results[key] for key in KEPT}

@@ -16,7 +16,6 @@ a step than its operations do. Prints, for the first and a later task of each me
 Convolutions are not tuned here, nothing is timed. Fields given as `--config.field=value` hold.
 """
 
-import argparse
 import itertools
 import pathlib
 import re
@@ -33,7 +32,7 @@ from ml_collections import ConfigDict
 
 from bsce_jax.bench import example_stage, random_images
 from bsce_jax.data.augment import make_augment, normalize
-from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.errors import Parser, UserError, exit_on_user_error
 from bsce_jax.train import parse
 from bsce_jax.training.experiment import Experiment
 from bsce_jax.training.stage import fit
@@ -69,9 +68,7 @@ device_description_str: "NVIDIA H200"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=["il_baseline", "podnet"])
     args, overrides = parser.parse_known_args()
     print("| method | task | kernels | convolutions | launches | memory, MB |")

@@ -15,7 +15,6 @@ Fields given as `--config.field=value` hold for all runs, such as --config.runti
 The reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
 """
 
-import argparse
 import os
 import pathlib
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import common
 
-from bsce_jax.errors import exit_on_user_error
+from bsce_jax.errors import Parser, exit_on_user_error, unknown
 from bsce_jax.methods import method_class
 
 
@@ -109,15 +108,17 @@ def all_runs(reduced: bool) -> Iterator[Run]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(len(ORDERS)))
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--list", action="store_true", help="train nothing")
     args, overrides = parser.parse_known_args()
+    for method in set(args.methods) - set(METHODS):
+        raise unknown("method of the study", method, METHODS)
+    for seed in set(args.seeds) - set(range(len(ORDERS))):
+        raise unknown("seed", seed, range(len(ORDERS)))
     more: dict[str, Any] = {"dataset.data_dir": os.path.abspath(args.data_dir)}
     for override in overrides:
         name, equals, value = override.partition("=")

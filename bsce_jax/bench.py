@@ -18,7 +18,6 @@ Parts:
 Images are random: no data set is needed. Exit codes: 0 done; 2 bad input.
 """
 
-import argparse
 import json
 import math
 import os
@@ -37,7 +36,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsce_jax.data import Dataset, Split
-from bsce_jax.errors import UserError, exit_on_user_error, unknown
+from bsce_jax.errors import Parser, UserError, exit_on_user_error, unknown
 from bsce_jax.methods import method_names
 from bsce_jax.methods.base import ModelState
 from bsce_jax.models import Classifier
@@ -56,11 +55,7 @@ Report = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bsce_jax.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m bsce_jax.bench", description=__doc__)
     parser.add_argument("--config", default="configs/cifar100.py", help="as of bsce_jax.train")
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="METHOD")
     parser.add_argument("--parts", nargs="+", default=PARTS, metavar="PART")

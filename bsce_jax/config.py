@@ -73,7 +73,7 @@ def default(method: str, loss: str | None) -> ConfigDict:
                 "momentum": 0.9,
                 "weight_decay": 5e-4,
                 "schedule": "step",
-                "milestones": (0.5, 0.75),
+                "milestones": (0.5, 0.75),  # fractions of the epochs
                 "decay": 0.1,
                 "augmentation": "none",
             },

@@ -1,8 +1,10 @@
-"""Errors that are the user's to mend, and the words for them."""
+"""How a command ends before its time: errors that are the user's to mend, and being stopped."""
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -10,6 +12,28 @@ class UserError(Exception):
 
     Commands print it and exit with code 2; a library user can catch it.
     """
+
+
+class Stopped(Exception):
+    """A run was asked to stop and has saved where it stands.
+
+    Attributes:
+      signal: what asked.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command's arguments; shows its description as it is written, errors in one line."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
 
 
 def unknown(kind: str, name: object, valid: Iterable[object]) -> UserError:
@@ -29,13 +53,16 @@ def unknown(kind: str, name: object, valid: Iterable[object]) -> UserError:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Runs a command: a `UserError` becomes one line on stderr and exit code 2.
 
-    Ctrl-C ends the command with the shell's usual code 130 and no traceback.
+    A signal ends the command with the shell's usual code (130 for Ctrl-C) and no traceback.
     """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + stopped.signal)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

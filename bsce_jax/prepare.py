@@ -9,7 +9,6 @@ Examples:
 Exit codes: 0 done; 2 bad input; 130 stopped by Ctrl-C, with nothing left behind.
 """
 
-import argparse
 import http.client
 import os
 import pathlib
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 
 from bsce_jax import data
 from bsce_jax.data import cifar100
-from bsce_jax.errors import UserError, exit_on_user_error, unknown
+from bsce_jax.errors import Parser, UserError, exit_on_user_error, unknown
 
 TIMEOUT = 10  # seconds without an answer
 
@@ -35,11 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
       UserError: the data set cannot be had, or not be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m bsce_jax.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m bsce_jax.prepare", description=__doc__)
     parser.add_argument("dataset", help=f"one of: {', '.join(data.names())}")
     parser.add_argument("--source", type=pathlib.Path, help="the official archive or folder")
     parser.add_argument(
@@ -50,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("digits comes with the package: nothing to prepare")
     elif args.dataset == "cifar100":
         prepare_cifar100(args.source, args.data_dir)
+    elif args.dataset in data.names():
+        print(f"{args.dataset} is read as it lies in --config.dataset.data_dir: nothing to prepare")
     else:
         raise unknown("data set", args.dataset, data.names())
 

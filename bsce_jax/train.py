@@ -15,11 +15,12 @@ Exit codes: 0 done; 2 bad input; 130 or 143 stopped by Ctrl-C or SIGTERM, with e
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bsce_jax.errors import UserError, exit_on_user_error, unknown
+from bsce_jax.errors import Stopped, UserError, exit_on_user_error, unknown
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -41,9 +42,15 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
         flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
         return values, values(words)
 
-    given = _value_of("--config", argv)
+    given, argv = _take("--config", argv)
     if given is None:
         raise UserError("say --config FILE.py, for example --config configs/digits.py")
+    for part in ("method", "loss"):
+        # their fields and defaults come with them, so the config file must know
+        name, argv = _take(f"--config.{part}.name", argv)
+        if name is not None:
+            given += f"{',' if ':' in given else ':'}{part}={name}"
+    argv = [f"--config={given}", *argv]
     file = given.partition(":")[0]
     if not os.path.isfile(file):
         raise UserError(f"no config file {file}")
@@ -60,13 +67,18 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     return values.config, values.workdir
 
 
-def _value_of(flag: str, argv: Sequence[str]) -> str | None:
-    for position, argument in enumerate(argv):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and position + 1 < len(argv):
-            return argv[position + 1]
-    return None
+def _take(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Finds the last value of a flag, and the arguments without the flag."""
+    value, rest, words = None, [], iter(argv)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name != flag:
+            rest.append(word)
+        elif equals:
+            value = text
+        else:
+            value = next(words, value)
+    return value, rest
 
 
 def _check_fields(config: "ConfigDict", argv: Sequence[str]) -> None:
@@ -91,7 +103,7 @@ def main() -> None:
     argv = sys.argv[1:]
     if {"--help", "-h"} & set(argv):
         print(__doc__)
-        if _value_of("--config", argv) is not None:
+        if _take("--config", argv)[0] is not None:
             shown = [a for a in argv if a not in ("--help", "-h")]
             print(parse([*shown, "--workdir=."])[0])
         return
@@ -104,7 +116,7 @@ def main() -> None:
 
     from bsce_jax.report.table import print_results
     from bsce_jax.training import compiler
-    from bsce_jax.training.run import Stopped, run
+    from bsce_jax.training.run import run
 
     compiler.keep_programs()
     try:
@@ -116,4 +128,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # Until there is something to save, Ctrl-C ends the process at once. An exception would come up
+    # somewhere in the libraries that are being loaded, and some of them lose it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_on_user_error(main)

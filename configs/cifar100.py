@@ -1,9 +1,10 @@
 """CIFAR-100, 50 + 5x10 classes unless told otherwise, ResNet-32, 160 epochs a task.
 
-LUCIR's protocol and training: the class order of seed 1993, 20 exemplars a class by herding, SGD at
-0.1 falling tenfold at epochs 80 and 120, weight decay 5e-4, batch 128, crop and flip, restarted in
-every task. PODNet has its own backbone, the cosine schedule and brightness jitter too; SS-IL has 32
-further places a batch for exemplars. All other methods are trained alike.
+LUCIR's protocol and training: the class order of seed 1993, 20 exemplars a class by herding, SGD
+at 0.1 falling tenfold at epochs 80 and 120 (`train.milestones`, fractions of all), weight decay
+5e-4, batch 128, crop and flip, restarted in every task. PODNet has its own backbone, the cosine
+schedule and brightness jitter too; SS-IL has 32 further places a batch for exemplars. All other
+methods are trained alike.
 
     python -m bsce_jax.prepare cifar100 --data_dir data
     python -m bsce_jax.train --config configs/cifar100.py:method=lucir --workdir runs/lucir

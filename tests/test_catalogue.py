@@ -1,10 +1,13 @@
 """The lists of methods and losses are those of the code."""
 
+import dataclasses
+import re
+
 import pytest
 
 from bsce_jax import train
-from bsce_jax.methods import method_names
-from bsce_jax.methods.classification import loss_names
+from bsce_jax.methods import method_class, method_names
+from bsce_jax.methods.classification import loss_class, loss_names
 
 
 def test_help_methods_names_every_method_loss_and_field(
@@ -16,6 +19,15 @@ def test_help_methods_names_every_method_loss_and_field(
     for name in (*method_names(), *loss_names()):
         assert f"  {name}" in shown
     assert "weighting: how the two terms are weighted" in shown
+
+
+@pytest.mark.parametrize(
+    "cls", [*map(method_class, method_names()), *map(loss_class, loss_names())]
+)
+def test_every_field_is_described(cls: type) -> None:
+    described = re.findall(r"^ +([a-z_, ]+):", cls.__doc__ or "", re.MULTILINE)
+    names = {name for line in described for name in line.split(", ")}
+    assert {field.name for field in dataclasses.fields(cls)} <= names  # type: ignore[arg-type]
 
 
 def test_the_methods_and_losses_that_other_programs_rely_on_are_there() -> None:

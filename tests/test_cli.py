@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -47,6 +48,12 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         ),
         ([DIGITS, "--config.train.epochs=few"], "--config.train.epochs=few"),
         ([DIGITS, "--config.train.epochs=0"], "train at least 1"),
+        ([DIGITS, "--config.train.milestones=80,120"], "give fractions of the epochs"),
+        ([DIGITS, "--config.train.learning_rate=nan"], "train.learning_rate is nan"),
+        ([DIGITS, "--config.train.momentum=1"], "train.momentum is 1.0"),
+        ([DIGITS, "--config.method.temperature=0"], "method.temperature is 0.0"),
+        ([DIGITS + ":method=bic", "--config.method.validation=1"], "method.validation is 1.0"),
+        ([DIGITS, "--config.method.name=finetun"], "did you mean finetune"),
         ([DIGITS, "--config.train.batch_size=0"], "train.batch_size is 0"),
         ([DIGITS, "--config.train.schedule=steps"], "did you mean step?"),
         ([DIGITS, "--config.train.augmentation=flop"], "did you mean"),
@@ -88,6 +95,36 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments"),
+    [
+        (["--config.method.name=wa"], ":method=wa"),
+        (["--config.loss.name", "cross_entropy"], ":loss=cross_entropy"),
+        (["--config.loss.name=nca", "--config.method.name=lucir"], ":method=lucir,loss=nca"),
+    ],
+)
+def test_the_fields_of_a_method_or_loss_come_with_its_name(
+    fields: list[str], arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    by_field = train.parse([DIGITS, *fields, "--workdir=x"])[0]
+    assert by_field.to_dict() == train.parse([DIGITS + arguments, "--workdir=x"])[0].to_dict()
+
+
+def test_ctrl_c_ends_the_command_at_once_while_it_loads() -> None:
+    """An exception would be lost in some of the libraries; see the end of train.py."""
+    words = [sys.executable, "-X", "importtime", "-m", "bsce_jax.train", DIGITS, "--workdir=never"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # modules as they are loaded
+            if line.endswith(" absl\n"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in rest
 
 
 def test_the_command_refuses_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from bsce_jax import train
+from bsce_jax.errors import Stopped
 from bsce_jax.methods import method_class, method_names
 from bsce_jax.training import workdir
-from bsce_jax.training.run import Stopped, run
+from bsce_jax.training.run import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOSSES = ("cross_entropy", "balanced_softmax")

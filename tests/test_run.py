@@ -130,6 +130,21 @@ def test_a_folder_that_another_process_is_at_is_refused(finished: pathlib.Path) 
     assert run(digits(), finished)["method"] == "il_baseline"
 
 
+def test_results_that_were_lost_come_from_the_predictions(
+    finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    whole = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text('{"schema": 1, "meth')
+    assert without_timing(run(digits(), folder)) == without_timing(whole)
+    assert without_timing(json.loads((folder / "results.json").read_text())) == without_timing(
+        whole
+    )
+    (folder / "predictions" / "task_02.npz").unlink()
+    with pytest.raises(UserError, match=r"task_02\.npz is missing"):
+        run(digits(), folder)
+
+
 def test_the_same_seed_gives_the_same_results(
     finished: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

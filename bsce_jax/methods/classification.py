@@ -196,7 +196,12 @@ class NCA(ClassificationLoss):
 @register_loss("balanced_nca")
 @dataclasses.dataclass(frozen=True)
 class BalancedNCA(NCA):
-    """NCA with tau log n added to the scaled cosines of every class."""
+    """NCA with tau log n added to the scaled cosines of every class.
+
+    Attributes:
+      margin, reference_quirks: as NCA's.
+      tau, old_prior: as the balanced softmax's.
+    """
 
     balanced: ClassVar[bool] = True
     tau: float = 1.0

@@ -10,6 +10,6 @@ from bsce_jax.methods.base import Method
 @register("finetune")
 @dataclasses.dataclass(frozen=True)
 class Finetune(Method):
-    """Trains on each task's images alone: the lower bound."""
+    """Trains on each task's images alone, while `memory.size` is 0: the lower bound."""
 
     memory: ClassVar[bool] = False

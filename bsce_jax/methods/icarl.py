@@ -45,7 +45,11 @@ class ICaRL(Method):
 @register("lwf_mc")
 @dataclasses.dataclass(frozen=True)
 class LwFMC(ICaRL):
-    """LwF for many classes (Rebuffi et al. 2017, section 4): iCaRL's sigmoids without memory."""
+    """LwF for many classes (Rebuffi et al. 2017, section 4): iCaRL's sigmoids without memory.
+
+    Attributes:
+      temperature: as iCaRL's.
+    """
 
     loss: ClassVar[str] = "binary_cross_entropy"
     memory: ClassVar[bool] = False

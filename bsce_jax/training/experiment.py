@@ -23,6 +23,21 @@ from bsce_jax.training.schedule import SCHEDULES
 from bsce_jax.training.step import Images, TrainState, make_optimizer, make_train_chunk
 
 FEEDS = ("resident",)
+# of the numbers that a run could not go on with, or not mean
+RANGES = {
+    "train.learning_rate": (0, math.inf),
+    "train.momentum": (0, 1),
+    "train.weight_decay": (0, math.inf),
+    "train.decay": (0, math.inf),
+    "loss.tau": (0, math.inf),
+    "method.temperature": (1e-3, math.inf),
+    "method.validation": (0, 1),
+    "method.samples": (1, math.inf),
+    "method.rivals": (1, math.inf),
+    "method.finetune_epochs": (0, math.inf),
+    "method.finetune_learning_rate": (0, math.inf),
+    "runtime.checkpoint_epochs": (1, math.inf),
+}
 
 
 class Experiment:
@@ -169,5 +184,15 @@ def _check(config: ConfigDict, devices: int) -> None:
             )
     if train.schedule not in SCHEDULES:
         raise unknown("train.schedule", train.schedule, SCHEDULES)
+    for milestone in train.milestones:
+        if not 0 < milestone < 1:
+            raise UserError(
+                f"train.milestones has {milestone}: give fractions of the epochs, such as 0.5,0.75"
+            )
+    for path, (least, most) in RANGES.items():
+        section, name = path.split(".")
+        value = config[section].get(name)
+        if value is not None and not least <= value < most:  # which no NaN is
+            raise UserError(f"{path} is {value}: it must be at least {least:g} and below {most:g}")
     if config.runtime.feed not in FEEDS:
         raise unknown("runtime.feed", config.runtime.feed, FEEDS)

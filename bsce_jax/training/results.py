@@ -58,11 +58,12 @@ def write(folder: pathlib.Path, experiment: Experiment, progress: Progress) -> d
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Reads the `results.json` of a run; None if it is not there."""
+    """Reads the `results.json` of a run; None if it is not there, or not whole."""
     path = folder / "results.json"
-    if not path.exists():
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
-    value: dict[str, Any] = json.loads(path.read_text())
     return value
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from bsce_jax import memory
 from bsce_jax.data import Dataset
-from bsce_jax.errors import UserError
+from bsce_jax.errors import Stopped, UserError
 from bsce_jax.memory import Memory
 from bsce_jax.methods.base import ModelState, TaskInfo
 from bsce_jax.training import compiler, evaluate, results, workdir
@@ -23,18 +23,6 @@ from bsce_jax.training.display import Display
 from bsce_jax.training.experiment import Experiment
 from bsce_jax.training.signals import StopRequest
 from bsce_jax.training.stage import Stage, fit
-
-
-class Stopped(Exception):
-    """The run was asked to stop and has saved where it stands.
-
-    Attributes:
-      signal: what asked.
-    """
-
-    def __init__(self, signal: int):
-        super().__init__(f"stopped by signal {signal}")
-        self.signal = signal
 
 
 def run(
@@ -340,6 +328,8 @@ class _Run:
         self.state, self.teacher = arrays["state"], arrays.get("teacher")
         self.progress = progress
         self.clock = dict(progress.clock)
+        for task in range(progress.task):
+            workdir.read_predictions(self.folder, task)  # lest a file be missed only in the end
         if progress.task < self.scenario.num_tasks:
             where = f"task {progress.task + 1}/{self.scenario.num_tasks} at step {progress.step}"
             self.display.line(f"resuming {where}")

@@ -29,6 +29,25 @@ def claimed(workdir: str | os.PathLike[str], config: ConfigDict) -> Iterator[pat
     """
     folder = pathlib.Path(workdir)
     wanted = json.loads(config.to_json())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "ab")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise _cannot_use(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {folder}: wait for it, or choose another --workdir"
+            ) from None
+        except OSError:
+            pass  # some network file systems have no locks
+        _check_config(folder, wanted)
+        yield folder
+
+
+def _check_config(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
     path = folder / "config.json"
     try:
         if path.exists():
@@ -40,21 +59,14 @@ def claimed(workdir: str | os.PathLike[str], config: ConfigDict) -> Iterator[pat
                 )
         else:
             write_json(path, wanted)
-        file = open(path, "r+b")  # noqa: SIM115  (closed below)
     except OSError as error:
-        raise UserError(f"cannot use --workdir {folder}: {error.strerror}") from error
+        raise _cannot_use(folder, error) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training in {folder}: wait for it, or choose another --workdir"
-            ) from None
-        except OSError:
-            pass  # some network file systems have no locks
-        yield folder
+
+
+def _cannot_use(folder: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"cannot use --workdir {folder}: {error.strerror}")
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
@@ -133,8 +145,15 @@ def write_predictions(
 
 
 def read_predictions(folder: pathlib.Path, task: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads what `write_predictions` wrote."""
-    with np.load(_predictions(folder, task)) as saved:
+    """Reads what `write_predictions` wrote.
+
+    Raises:
+      UserError: somebody removed the file.
+    """
+    path = _predictions(folder, task)
+    if not path.exists():
+        raise UserError(f"{path} is missing: train again, in another --workdir")
+    with np.load(path) as saved:
         return saved["labels"], saved["cnn_top5"], saved["nme_top5"]
 
 

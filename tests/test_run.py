@@ -102,16 +102,27 @@ def test_a_finished_run_is_not_done_again(finished: pathlib.Path) -> None:
     assert (finished / "metrics.jsonl").read_bytes() == log
 
 
-def test_results_that_were_deleted_are_written_again(
+@pytest.mark.parametrize("left", [None, '{"schema": 1, "meth'])
+def test_results_that_were_lost_are_written_again(
+    left: str | None, finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    path = folder / "results.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    if left is not None:
+        path.write_text(left)
+    assert without_timing(run(digits(), folder)) == without_timing(before)
+    assert without_timing(json.loads(path.read_text())) == without_timing(before)
+
+
+def test_predictions_that_were_lost_are_missed_at_once(
     finished: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
-    before = json.loads((folder / "results.json").read_text())
-    (folder / "results.json").unlink()
-    assert without_timing(run(digits(), folder)) == without_timing(before)
-    assert without_timing(json.loads((folder / "results.json").read_text())) == (
-        without_timing(before)
-    )
+    (folder / "predictions" / "task_02.npz").unlink()
+    with pytest.raises(UserError, match=r"task_02\.npz is missing"):
+        run(digits(), folder)
 
 
 def test_another_config_is_refused(finished: pathlib.Path) -> None:
@@ -128,21 +139,6 @@ def test_a_folder_that_another_process_is_at_is_refused(finished: pathlib.Path) 
     ):
         run(digits(), finished)
     assert run(digits(), finished)["method"] == "il_baseline"
-
-
-def test_results_that_were_lost_come_from_the_predictions(
-    finished: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    folder = shutil.copytree(finished, tmp_path / "run")
-    whole = json.loads((folder / "results.json").read_text())
-    (folder / "results.json").write_text('{"schema": 1, "meth')
-    assert without_timing(run(digits(), folder)) == without_timing(whole)
-    assert without_timing(json.loads((folder / "results.json").read_text())) == without_timing(
-        whole
-    )
-    (folder / "predictions" / "task_02.npz").unlink()
-    with pytest.raises(UserError, match=r"task_02\.npz is missing"):
-        run(digits(), folder)
 
 
 def test_the_same_seed_gives_the_same_results(

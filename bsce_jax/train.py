@@ -15,6 +15,7 @@ Exit codes: 0 done; 2 bad input; 130 or 143 stopped by Ctrl-C or SIGTERM, with e
 
 import os
 import re
+import runpy
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,13 +36,6 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     from absl import flags
     from ml_collections import config_flags
 
-    def read(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-        words = ["train", *arguments]
-        values = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-        flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
-        return values, values(words)
-
     given, argv = _take("--config", argv)
     if given is None:
         raise UserError("say --config FILE.py, for example --config configs/digits.py")
@@ -50,14 +44,14 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
         name, argv = _take(f"--config.{part}.name", argv)
         if name is not None:
             given += f"{',' if ':' in given else ':'}{part}={name}"
-    argv = [f"--config={given}", *argv]
-    file = given.partition(":")[0]
-    if not os.path.isfile(file):
-        raise UserError(f"no config file {file}")
+    config = _load(given)
+    _check_fields(config, argv)
+    words = ["train", *argv]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     try:
-        # first the file alone, so that a field that it does not have can be named
-        _check_fields(read([f"--config={given}"])[0].config, argv)
-        values, rest = read(argv)
+        rest = values(words)
     except flags.Error as error:
         raise UserError(str(error)) from error
     if len(rest) > 1:
@@ -65,6 +59,21 @@ def parse(argv: Sequence[str]) -> "tuple[ConfigDict, str]":
     if values.workdir is None:
         raise UserError("say --workdir DIR: where the run is to live")
     return values.config, values.workdir
+
+
+def _load(given: str) -> "ConfigDict":
+    """Runs a config file's `get_config` on what stands behind the colon.
+
+    Whatever is wrong with the file itself comes up as Python puts it: it is the user's program.
+    """
+    file, colon, argument = given.partition(":")
+    if not os.path.isfile(file):
+        raise UserError(f"no config file {file}")
+    get_config = runpy.run_path(file).get("get_config")
+    if get_config is None:
+        raise UserError(f"{file} has no function get_config")
+    config: ConfigDict = get_config(argument) if colon else get_config()
+    return config
 
 
 def _take(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:

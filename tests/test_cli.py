@@ -32,6 +32,7 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         ([], "say --config FILE.py"),
         ([DIGITS], "say --workdir DIR"),
         (["--config=configs/digit.py"], "no config file configs/digit.py"),
+        (["--config=tests/tiny_cifar100.py"], "tiny_cifar100.py has no function get_config"),
         ([DIGITS + ":methd=wa"], "unknown config argument 'methd'; did you mean method?"),
         ([DIGITS + ":wa"], "config argument 'wa' should read name=value"),
         ([DIGITS + ":base=two"], "config argument base='two' is not of type int"),

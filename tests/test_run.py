@@ -121,8 +121,12 @@ def test_predictions_that_were_lost_are_missed_at_once(
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
     (folder / "predictions" / "task_02.npz").unlink()
+    assert len(run(digits(), folder)["tasks"]) == 5  # results.json is all that is asked for
+    shutil.rmtree(max((folder / "checkpoints").glob("*"), key=lambda path: int(path.name)))
+    log = (folder / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"task_02\.npz is missing"):
         run(digits(), folder)
+    assert (folder / "metrics.jsonl").read_bytes() == log
 
 
 def test_another_config_is_refused(finished: pathlib.Path) -> None:

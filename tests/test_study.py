@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import common
@@ -10,6 +11,7 @@ import study
 import tables
 
 from bsce_jax import train
+from bsce_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -50,6 +52,23 @@ def test_every_run_is_a_config_that_exists(trained: dict[str, Any]) -> None:
         finetuned = {name: c.method.get("finetune_epochs", 0) for name, c in trained.items()}
         assert finetuned["podnet-nca-0"] == 20
         assert finetuned["podnet-balanced_softmax-0"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "podnt"], "unknown method of the study 'podnt'; did you mean podnet"),
+        (["--seeds", "9"], "unknown seed '9'; valid: 0, 1, 2"),
+        (["--lst"], "what is '--lst'"),
+        (["--seeds", "x"], "invalid int value"),
+    ],
+)
+def test_a_slip_is_not_taken_for_a_finished_study(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["study", "--list", *words])
+    with pytest.raises(UserError, match=re.escape(message)):
+        study.main()
 
 
 def test_the_most_important_runs_come_first() -> None:

@@ -328,9 +328,9 @@ class _Run:
         self.state, self.teacher = arrays["state"], arrays.get("teacher")
         self.progress = progress
         self.clock = dict(progress.clock)
-        for task in range(progress.task):
-            workdir.read_predictions(self.folder, task)  # lest a file be missed only in the end
         if progress.task < self.scenario.num_tasks:
+            for task in range(progress.task):
+                workdir.read_predictions(self.folder, task)  # lest one be missed only later
             where = f"task {progress.task + 1}/{self.scenario.num_tasks} at step {progress.step}"
             self.display.line(f"resuming {where}")
 

@@ -114,9 +114,10 @@ def test_the_fields_of_a_method_or_loss_come_with_its_name(
     assert by_field.to_dict() == train.parse([DIGITS + arguments, "--workdir=x"])[0].to_dict()
 
 
-def test_ctrl_c_ends_the_command_at_once_while_it_loads() -> None:
+def test_ctrl_c_ends_the_command_at_once_while_it_loads(tmp_path: pathlib.Path) -> None:
     """An exception would be lost in some of the libraries; see the end of train.py."""
-    words = [sys.executable, "-X", "importtime", "-m", "bsce_jax.train", DIGITS, "--workdir=never"]
+    words = [sys.executable, "-X", "importtime", "-m", "bsce_jax.train", DIGITS]
+    words.append(f"--workdir={tmp_path}/run")
     with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:  # modules as they are loaded
@@ -126,6 +127,7 @@ def test_ctrl_c_ends_the_command_at_once_while_it_loads() -> None:
         rest = process.stderr.read()
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in rest
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_refuses_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:

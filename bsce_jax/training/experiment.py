@@ -23,7 +23,7 @@ from bsce_jax.training.schedule import SCHEDULES
 from bsce_jax.training.step import Images, TrainState, make_optimizer, make_train_chunk
 
 FEEDS = ("resident",)
-# of the numbers that a run could not go on with, or not mean
+# least value and limit of numbers that would otherwise break a run in its middle, or spoil it
 RANGES = {
     "train.learning_rate": (0, math.inf),
     "train.momentum": (0, 1),

@@ -23,11 +23,14 @@ class BiC(Method):
     of old classes, in the student as in the teacher.
 
     Attributes:
-      temperature: of the distillation, which weighs rho = old / all classes.
+      distillation: factor of the distillation T^2 KL, which also weighs rho = old / all classes.
+        0.25 with T = 2 is the plain KL of the published code.
+      temperature: T, of the distillation.
       validation: fraction of the exemplars held out.
     """
 
     teacher: ClassVar[bool] = True
+    distillation: float = 0.25
     temperature: float = 2.0
     validation: float = 0.1
 
@@ -49,7 +52,7 @@ class BiC(Method):
         rho = step.task.old_fraction
         return {
             "classification": (1 - rho) * step.classification(student),
-            "distillation": rho * step.mean(distillation),
+            "distillation": self.distillation * rho * step.mean(distillation),
         }
 
     def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:

@@ -16,14 +16,18 @@ class ICaRL(Method):
     """iCaRL (Rebuffi et al. 2017, algorithms 2 to 5): distillation, herding, nearest class mean.
 
     Its own predictions are the NME rows of the results. With the sigmoid loss of the paper
-    (`binary_cross_entropy`) labels teach the new classes and the previous model's sigmoids the
-    old ones; with a softmax loss, as in most later code, the distillation is a softmax's too.
+    (`binary_cross_entropy`, the default) labels teach the new classes and the previous model's
+    sigmoids the old ones. With a softmax loss, as in most later code, the distillation is a
+    softmax's too, and the training is that of `il_baseline`.
 
     Attributes:
-      temperature: of the softmax distillation.
+      distillation: factor of the softmax distillation T^2 KL; 0.25 with T = 2 is the plain KL.
+      temperature: T, of the softmax distillation.
     """
 
+    loss: ClassVar[str] = "binary_cross_entropy"
     teacher: ClassVar[bool] = True
+    distillation: float = 0.25
     temperature: float = 2.0
 
     def terms(self, step: Step) -> dict[str, jax.Array]:
@@ -38,7 +42,7 @@ class ICaRL(Method):
         )
         return {
             "classification": step.classification(),
-            "distillation": step.mean(distillation),
+            "distillation": self.distillation * step.mean(distillation),
         }
 
 
@@ -48,8 +52,7 @@ class LwFMC(ICaRL):
     """LwF for many classes (Rebuffi et al. 2017, section 4): iCaRL's sigmoids without memory.
 
     Attributes:
-      temperature: as iCaRL's.
+      distillation, temperature: as iCaRL's.
     """
 
-    loss: ClassVar[str] = "binary_cross_entropy"
     memory: ClassVar[bool] = False

@@ -23,12 +23,15 @@ class ILBaseline(Method):
       weighting: how the two terms are weighted. `sum`: classification + distillation, LUCIR's
         code. `convex`: (1 - rho) classification + rho distillation, rho = old classes / all
         classes, as in BiC and WA.
-      temperature: of the distillation.
+      distillation: factor of the distillation T^2 KL. 0.25 with T = 2 is the plain KL of LUCIR's
+        code (there `beta`), of WA and of BiC.
+      temperature: T, of the distillation.
     """
 
     loss: ClassVar[str] = "balanced_softmax"
     teacher: ClassVar[bool] = True
     weighting: str = "sum"
+    distillation: float = 0.25
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
@@ -36,7 +39,7 @@ class ILBaseline(Method):
             raise unknown("method.weighting", self.weighting, ("sum", "convex"))
 
     def terms(self, step: Step) -> dict[str, jax.Array]:
-        distillation = step.mean(
+        distillation = self.distillation * step.mean(
             losses.distillation(
                 step.student.logits,
                 step.teacher.logits,

@@ -17,6 +17,7 @@ class WA(ILBaseline):
 
     Attributes:
       weighting: of the two loss terms, see `il_baseline`.
+      distillation: factor of the distillation T^2 KL, see `il_baseline`.
       temperature: of the distillation.
     """
 

@@ -1,0 +1,168 @@
+"""Fields of a config: what each one is, said once.
+
+A section of a config is a frozen dataclass whose fields are made by `field`. From that description
+come the config with its defaults, the checks of what is set, and the help.
+"""
+
+import dataclasses
+import functools
+import math
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bsce_jax.errors import UserError, unknown
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def field(
+    default: Any,
+    meaning: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: Iterable[str] | None = None,
+    check: Callable[[Any], object] | None = None,
+) -> Any:
+    """Describe a field of a dataclass.
+
+    Args:
+      default: its default.
+      meaning: one line, in words that follow the field's name.
+      least, above: the values that are right are at least this, or above it.
+      most, below: they are at most this, or below it.
+      choices: the values that are right, such as a registry of names.
+      check: called with a value of the right type; raises `UserError` for one that cannot be.
+    """
+    bounds = {"least": least, "above": above, "most": most, "below": below}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    metadata = {"meaning": meaning, "bounds": given, "choices": choices, "check": check}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field as `field` described it.
+
+    Attributes:
+      name: of the field.
+      type: `int`, `float`, `bool`, `str`, or a tuple of one of them, as `tuple[float, ...]`.
+      default: its default.
+      meaning: one line.
+      bounds: of its values, or of each item of a tuple.
+      choices: the values that are right, None for any.
+      check_more: what else is checked.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    meaning: str
+    bounds: dict[str, float]
+    choices: Iterable[str] | None
+    check_more: Callable[[Any], object] | None
+
+    @property
+    def item_type(self) -> Any:
+        """The type of a tuple's items, or of the value itself."""
+        return typing.get_args(self.type)[0] if self.is_tuple else self.type
+
+    @property
+    def is_tuple(self) -> bool:
+        """Whether the value is a tuple."""
+        return typing.get_origin(self.type) is tuple
+
+    @property
+    def domain(self) -> str:
+        """Which values are right, in words."""
+        words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+        if self.choices is not None:
+            return f"one of {', '.join(self.choices)}"
+        bounds = " and ".join(f"{words[name]} {bound:g}" for name, bound in self.bounds.items())
+        kind = KINDS[self.item_type].removeprefix("a ") + "s" if self.is_tuple else ""
+        return ", ".join(filter(None, [kind or KINDS[self.item_type], bounds]))
+
+    def check(self, value: Any, path: str) -> Any:
+        """Check a value and return it in the field's type.
+
+        Args:
+          value: of the field.
+          path: of the field in the config, for the message.
+
+        Raises:
+          UserError: a value that is not right.
+        """
+        if self.is_tuple:
+            if not isinstance(value, list | tuple):
+                raise UserError(f"{path} is {value!r}: give {self.domain}, joined by commas")
+            return tuple(self._check_item(item, path) for item in value)
+        value = self._check_item(value, path)
+        if self.check_more is not None:
+            self.check_more(value)
+        return value
+
+    def read(self, text: str, path: str) -> Any:
+        """Read a value as it is written on a command line; see `check`."""
+        if self.is_tuple:
+            items = text.strip("()[] ").split(",")
+            return self.check([self._read_item(item.strip(), path) for item in items if item], path)
+        return self.check(self._read_item(text, path), path)
+
+    def _read_item(self, text: str, path: str) -> Any:
+        if self.item_type is bool:
+            words = {"true": True, "1": True, "false": False, "0": False}
+            if text.lower() in words:
+                return words[text.lower()]
+        else:
+            try:
+                return self.item_type(text)
+            except ValueError:
+                pass
+        raise UserError(f"{path} is {text!r}: it must be {self.domain}")
+
+    def _check_item(self, value: Any, path: str) -> Any:
+        kind = self.item_type
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UserError(f"{path} is {value!r}: it must be {self.domain}")
+        if self.choices is not None and value not in self.choices:
+            raise unknown(path, value, self.choices)
+        if kind in (int, float):
+            inside = {
+                "least": lambda bound: value >= bound,
+                "above": lambda bound: value > bound,
+                "most": lambda bound: value <= bound,
+                "below": lambda bound: value < bound,
+            }
+            right = all(inside[name](bound) for name, bound in self.bounds.items())
+            if not (right and math.isfinite(value)):
+                raise UserError(f"{path} is {value}: it must be {self.domain}")
+        return value
+
+
+@functools.cache
+def fields_of(cls: type) -> dict[str, Field]:
+    """List the fields of a dataclass by name.
+
+    Raises:
+      TypeError: a field that was not made by `field`.
+    """
+    types = typing.get_type_hints(cls)
+    found = {}
+    for f in dataclasses.fields(cls):
+        if "meaning" not in f.metadata:
+            raise TypeError(f"{cls.__name__}.{f.name} has no meaning: make it with fields.field")
+        found[f.name] = Field(
+            f.name,
+            types[f.name],
+            f.default,
+            f.metadata["meaning"],
+            f.metadata["bounds"],
+            f.metadata["choices"],
+            f.metadata["check"],
+        )
+    return found

@@ -1,7 +1,7 @@
-"""Runs of a study: each trains in a folder of runs/ and leaves nothing but its figures, in a file.
+"""Runs of a study: each trains in a folder of runs/, and only a file with its figures is kept.
 
-A file that is there is not trained again, so a study goes on where it stopped, in the middle of a
-run too, and several processes or machines can share it.
+A run whose file exists is not trained again. So a study resumes where it stopped, also within a
+run, and several processes or machines can share it.
 """
 
 import json
@@ -12,17 +12,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsce_jax.files import write_json
+from bsce_jax.methods import METHODS
 from bsce_jax.train import parse
 from bsce_jax.training import compiler
-from bsce_jax.training.run import run
+from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 KEPT = ("method", "loss", "tasks", "cnn", "nme", "timing", "environment")
 
 
+# methods whose training is the same under the balanced loss, or that do not use it, and why
+INDIFFERENT = {
+    "joint": "all classes have their images in equal numbers",
+    "fetril": "its own pseudo-features balance the classes",
+    "lwf": "without exemplars its separated softmax is the balanced one",
+    "icarl": "with a softmax loss it is il_baseline",
+    "lwf_mc": "with a softmax loss it is lwf",
+}
+
+
+def losses(method: str) -> tuple[str, ...]:
+    """List the losses to compare: the method's own and the balanced one, where they differ."""
+    if method == "il_baseline":  # the balanced one is its own
+        return ("cross_entropy", "balanced_softmax")
+    own = METHODS[method].loss
+    return (own,) if method in INDIFFERENT else (own, "balanced_softmax")
+
+
 def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
-    """Trains a config of `configs/` with fields overridden, unless `path` has its figures."""
+    """Train a config of `configs/` with fields overridden, unless its file exists."""
     if path.exists():
         return
     name = path.relative_to(RESULTS)
@@ -32,27 +51,27 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
     argv += [f"--config.{field}={value}" for field, value in fields.items()]
     compiler.keep_programs()
     results = run(*parse(argv))
-    # where the data lay says nothing about the run
-    said = {field: fields[field] for field in fields if field != "dataset.data_dir"}
+    # the place of the data does not matter to the run
+    kept = {field: fields[field] for field in fields if field != "dataset.data_dir"}
     figures = {key: results[key] for key in KEPT}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"config": config, "fields": said, **figures})
+    write_json(path, {"config": config, "fields": kept, **figures})
     shutil.rmtree(folder)
 
 
 def read(paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
-    """Reads the files of those that are finished."""
+    """Read the files of the finished runs."""
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
-    """Writes `mean ± standard deviation`, or the mean alone of a single value."""
+    """Format `mean ± standard deviation`, or only the mean of a single value."""
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
 def fill(page: pathlib.Path, mark: str, text: str) -> None:
-    """Puts text between `<!-- mark -->` and `<!-- end mark -->` of a page."""
+    """Put text between `<!-- mark -->` and `<!-- end mark -->` of a page."""
     start, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
     before, found, rest = page.read_text().partition(start)
     _, closed, after = rest.partition(end)

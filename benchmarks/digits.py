@@ -2,21 +2,23 @@
 
     .venv/bin/python benchmarks/digits.py
 
-A seed is the seed of the run and of the class order. Runs go to runs/digits-LOSS-SEED, and those
-that are there already are not done again.
+A seed is the seed of the run and of the class order. Runs are in runs/digits-LOSS-SEED, and are
+not trained again if they are finished.
 """
 
 import common
 
+from bsce_jax.cli import Parser
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.train import parse
 from bsce_jax.training import compiler
-from bsce_jax.training.run import run
+from bsce_jax.training.loop import run
 
 SEEDS = range(5)
 
 
 def main() -> None:
+    Parser(description=__doc__).read()
     compiler.keep_programs()
     print("| loss | last accuracy | average incremental | forgetting | old classes | new classes |")
     print("|---|---|---|---|---|---|")

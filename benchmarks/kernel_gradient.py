@@ -1,10 +1,10 @@
-"""Ways to the kernel gradient of a 3x3 convolution on a CPU, and the one of models/conv.py.
+"""Ways to compute the kernel gradient of a 3x3 convolution on a CPU, among them the one in use.
 
     .venv/bin/python benchmarks/kernel_gradient.py
 
-Prints the ms that each takes in a `lax.scan`, compiled as the train step is, for 128 images of the
-three stages of a ResNet-32, and what PyTorch takes if it is installed. All ways are checked to give
-the same numbers.
+Prints the ms that each way takes in a `lax.scan`, compiled like the train step, for 128 images at
+the three stages of a ResNet-32, and the ms of PyTorch if it is installed. The results of all ways
+are compared. The one in use is in models/ops/conv.py.
 """
 
 import importlib.util
@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsce_jax.models import conv
+from bsce_jax.cli import Parser
+from bsce_jax.errors import exit_on_user_error
+from bsce_jax.models.ops import conv
 from bsce_jax.training import compiler
 
 STAGES = ((32, 16), (16, 32), (8, 64))  # size, channels
@@ -58,7 +60,7 @@ def im2col_of_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def three_moves_of_each(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Columns are moved in the input, rows the other way in the gradient: 6 copies instead of 9."""
+    """Shift the input along columns and the gradient along rows: 6 copies instead of 9."""
     height, width = x.shape[1:3]
     x = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0)])
     gradient = jnp.pad(gradient, [(0, 0), (1, 1), (0, 0), (0, 0)])
@@ -74,13 +76,15 @@ WAYS: dict[str, Way] = {
     "im2col of the input, one product": im2col_of_input,
     "im2col of the gradient, one product": im2col_of_gradient,
     "three moves of each, one product": three_moves_of_each,
-    "the convolution in parts of the batch (models/conv.py)": partial(conv.along_kernel, 1, (3, 3)),
+    "the convolution in parts of the batch (models/ops/conv.py)": partial(
+        conv.along_kernel, 1, (3, 3)
+    ),
 }
 
 
 def milliseconds(way: Way, x: jax.Array, gradient: jax.Array) -> float:
     def step(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
-        # the carry goes in and out, lest some of the work be taken out of the loop
+        # everything depends on the carry, so that XLA moves no work out of the loop
         found = conv.of_computed(way, x + carry, gradient + carry)
         return carry + 1e-30 * jnp.sum(found), None
 
@@ -110,6 +114,7 @@ def best(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    Parser(description=__doc__).read()
     rng = np.random.default_rng(0)
     pairs = [
         rng.normal(size=(2, 128, size, size, channels)).astype(np.float32)
@@ -132,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -4,41 +4,41 @@
         jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2    # the version of jax in .venv
     JAX_PLATFORMS=cpu PYTHONPATH=runs/cuda .venv/bin/python benchmarks/launches.py
 
-A small network on a fast device waits for its kernels to be launched, so their number says more of
-a step than its operations do. Prints, for the first and a later task of each method:
+A small network on a fast device waits for the launches of its kernels, so their number says more
+about the time of a step than the number of operations. Prints for each stage of the first and of a
+later task of each method:
 
-  kernels       what the device runs in a step, convolutions included
-  convolutions  of these; each may take cuDNN more than one kernel
-  launches      what the host starts in a step: a kernel, or a command buffer of 5 and more; there
-                are no convolutions in these
-  memory        MB that the program takes while it runs, beside its arguments
+  kernels       kernels that the device runs in a step, convolutions included
+  convolutions  kernels that are convolutions; cuDNN may use more than one for each
+  launches      launches by the host in a step: of a kernel, or of a command buffer of 5 or more
+                kernels; a command buffer has no convolutions
+  memory        MB of temporary memory of the program, besides its arguments
 
-Convolutions are not tuned here, nothing is timed. Fields given as `--config.field=value` hold.
+Convolutions are not tuned and nothing is timed. `--config.field=value` sets fields of the config.
 """
 
 import itertools
 import pathlib
 import re
 import tempfile
-from functools import partial
 from typing import Any
 
-import common
 import jax
 import numpy as np
+import throughput
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
-from bsce_jax.bench import example_stage, random_images
-from bsce_jax.data.augment import make_augment, normalize
-from bsce_jax.errors import Parser, UserError, exit_on_user_error
-from bsce_jax.train import parse
-from bsce_jax.training.experiment import Experiment
-from bsce_jax.training.stage import fit
-from bsce_jax.training.step import make_train_chunk
+from bsce_jax.cli import Parser, make_config
+from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.methods import Stage
+from bsce_jax.models import Classifier, make_model
+from bsce_jax.training.fit import Work, fit
+from bsce_jax.training.problem import Problem
+from bsce_jax.training.step import TrainChunk, make_train_chunk
+from bsce_jax.training.trainer import Trainer
 
-# from NVIDIA's data sheets and, where these are silent, from what CUDA reports of the device
+# from NVIDIA's data sheets, and for what they lack from CUDA's device properties
 H200 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
@@ -68,35 +68,49 @@ device_description_str: "NVIDIA H200"
 
 
 def main() -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(takes_fields=True, description=__doc__)
     parser.add_argument("--methods", nargs="+", default=["il_baseline", "podnet"])
-    args, overrides = parser.parse_known_args()
-    print("| method | task | kernels | convolutions | launches | memory, MB |")
-    print("|---|---|---|---|---|---|")
+    args = parser.read()
+    print("| method | task | stage | kernels | convolutions | launches | memory, MB |")
+    print("|---|---|---|---|---|---|---|")
     for method in args.methods:
-        words = [f"--config={common.ROOT}/configs/cifar100.py:method={method}", "--workdir=."]
-        config, _ = parse([*words, "--config.runtime.dtype=bfloat16", *overrides])
-        for later in (False, True):
-            with tempfile.TemporaryDirectory() as folder:
-                memory = compile_step(config, later, folder)
-                (thunks,) = pathlib.Path(folder).glob("*chunk*thunk_sequence_after*")
-                counts = count(thunks.read_text())
-            cells = [method, "later" if later else "first", *counts, round(memory / 2**20)]
-            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        fields = {"runtime.dtype": "bfloat16", **args.overrides}
+        config = make_config(f"cifar100:method={method}", fields)
+        trainer = Recorder(Problem(config, throughput.random_images(config, per_class=50)))
+        for task in (0, 1):
+            begun = throughput.begin(trainer, task)
+            for work in begun.works:
+                with tempfile.TemporaryDirectory() as folder:
+                    memory = compile_step(trainer, begun, work, folder)
+                    (thunks,) = pathlib.Path(folder).glob("*chunk*thunk_sequence_after*")
+                    counts = count(thunks.read_text())
+                cells = [method, "later" if task else "first", work.stage.name, *counts]
+                print(f"| {' | '.join(map(str, cells))} | {round(memory / 2**20)} |", flush=True)
 
 
-def compile_step(config: ConfigDict, later: bool, dump: str) -> int:
-    """Compiles a chunk of steps, XLA telling how in a folder; returns the bytes it works in."""
-    experiment = Experiment(config, random_images(config, per_class=50))
-    stage, teacher = example_stage(experiment, later)
-    given: list[tuple[Any, ...]] = []
+class Recorder(Trainer):
+    """A trainer that records the arguments of training programs instead of running them.
 
-    def record(*arguments: Any) -> tuple[Any, dict[str, Any]]:
-        given.append(arguments)
-        return arguments[0], {}
+    Attributes:
+      given: the arguments of the last program.
+    """
 
-    experiment.train_chunk = record
-    next(fit(experiment, stage, experiment.train_state(experiment.initial_model), teacher, 0))
+    given: tuple[Any, ...] = ()
+
+    def train_chunk(
+        self, network: Classifier, stage: Stage, teacher_network: Classifier | None = None
+    ) -> TrainChunk:
+        def record(*arguments: Any) -> tuple[Any, dict[str, Any]]:
+            self.given = arguments
+            return arguments[0], {}
+
+        return record
+
+
+def compile_step(trainer: Recorder, begun: throughput.Begun, work: Work, dump: str) -> int:
+    """Compile a chunk of steps, dump XLA's programs, and return the bytes of temporary memory."""
+    state = trainer.start(begun.model, work.stage)
+    next(fit(trainer, begun.network, work, state, begun.teacher(work), 0))
     try:
         topology = topologies.get_topology_desc(
             "h200", "cuda", target_config=H200, topology="1x1x1"
@@ -106,17 +120,23 @@ def compile_step(config: ConfigDict, later: bool, dump: str) -> int:
     mesh = Mesh(np.array(topology.devices), ("data",), axis_types=(AxisType.Auto,))
     on_device = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=on_device), given[0]
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=on_device),
+        trainer.given,
     )
-    dataset = experiment.dataset
-    chunk = make_train_chunk(
-        experiment.network,
-        experiment.method,
-        experiment.loss,
-        experiment.optimizer,
-        make_augment(config.train.augmentation),
-        partial(normalize, mean=dataset.mean, std=dataset.std),
-        mesh,
+    problem = trainer.problem
+    network = make_model(
+        problem.config.model.name,
+        head=problem.method.head,
+        num_classes=problem.scenario.num_classes,
+        dtype=problem.config.runtime.dtype,
+        platform="cuda",
+    )
+    # of type Any: it comes from jax.jit, which the declared type does not state
+    chunk: Any = make_train_chunk(
+        trainer.recipe._replace(mesh=mesh),
+        network,
+        work.stage,
+        network if work.stage.teacher else None,
     )
     options = {"xla_gpu_autotune_level": "0", "xla_dump_to": dump}
     lowered = chunk.trace(*shapes).lower(lowering_platforms=("cuda",))
@@ -124,7 +144,7 @@ def compile_step(config: ConfigDict, later: bool, dump: str) -> int:
 
 
 def count(thunks: str) -> tuple[int, int, int]:
-    """Counts kernels, convolutions and launches in the body of the loop over steps."""
+    """Count kernels, convolutions and launches in the body of the loop over steps."""
     after = thunks.partition("\n  body:\n")[2].split("\n")
     body = "\n".join(itertools.takewhile(lambda line: line.startswith("    "), after))
     places = re.findall(r"^( +)\d+: (\w+)", body, re.MULTILINE)

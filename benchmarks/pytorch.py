@@ -1,4 +1,4 @@
-"""The step of IL-baseline on CIFAR-100 as a plain PyTorch program: what ours is compared with.
+"""The step of IL-baseline on CIFAR-100 as a plain PyTorch program, for comparison with ours.
 
     .venv/bin/python -m pip install torch
     .venv/bin/python benchmarks/pytorch.py --feed loader
@@ -7,14 +7,12 @@ ResNet-32 with projection shortcuts, batch 128, crop and flip, SGD with momentum
 balanced softmax, and in a later task the distillation of a teacher over 50 old classes: the recipe
 of configs/cifar100.py. Random images, so that no data set is needed. Feeds:
 
-  loader    as the usual toolboxes do: a Dataset that augments image by image in worker processes
-  resident  the images on the device, augmented there a batch at a time: the most that the step
-            itself allows
+  loader    as in the usual toolboxes: a Dataset that augments single images in worker processes
+  resident  the images on the device, augmented there in batches: the upper limit for the step
 
 Prints a JSON document like that of `python -m bsce_jax.bench`.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -26,6 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from bsce_jax.cli import Parser
+from bsce_jax.errors import exit_on_user_error
 
 CLASSES, OLD, BATCH, PER_CLASS = 100, 50, 128, 50
 MEAN, STD = 0.5, 0.25
@@ -160,7 +161,7 @@ def measure(
 
 
 def _time(step: Callable[[], None], device: torch.device, seconds: float) -> float:
-    """Returns the median over groups of steps; the device is waited for after each group."""
+    """Return the median seconds of a step over groups of steps, synchronising after each group."""
     group = 50 if device.type == "cuda" else 3
     times: list[float] = []
     while len(times) < 4 or sum(times[1:]) < seconds:
@@ -174,14 +175,14 @@ def _time(step: Callable[[], None], device: torch.device, seconds: float) -> flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--feed", choices=("loader", "resident"), default="loader")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
-    args = parser.parse_args()
+    args = parser.read()
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -203,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

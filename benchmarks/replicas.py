@@ -1,11 +1,10 @@
-"""Three replicas in one program by vmap, against three steps one after the other.
+"""Three replicas in one program by vmap, compared with three steps one after the other.
 
     .venv/bin/python benchmarks/replicas.py MODEL SIZE BATCH      # such as resnet32 32 128
 
-Why there is no `runtime.replicas`: docs/performance.md has what this prints.
+The result is the reason why there is no `runtime.replicas`; see docs/performance.md.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from bsce_jax import losses
+from bsce_jax.cli import Parser
+from bsce_jax.errors import exit_on_user_error
 from bsce_jax.models import make_model
 
 REPLICAS, STEPS = 3, 10
 
 
 def main() -> None:
-    name, size, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    parser = Parser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("size", type=int, help="height and width of the images in pixels")
+    parser.add_argument("batch", type=int, help="images a batch")
+    args = parser.read()
+    name, size, batch = args.model, args.size, args.batch
     network = make_model(name, head="linear", num_classes=100, dtype="float32")
     images = jax.random.normal(jax.random.key(0), (batch, size, size, 3))
     labels = jax.random.randint(jax.random.key(1), (batch,), 0, 100)
@@ -61,4 +67,4 @@ def best_time(run: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

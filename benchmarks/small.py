@@ -3,26 +3,26 @@
     .venv/bin/python benchmarks/small.py --data_dir data            # trains what is missing
     .venv/bin/python benchmarks/small.py --table                    # writes docs/results_small.md
 
-10 of the 100 classes (the first of the seed's shuffle) in 5 tasks of 2, images averaged down to
-16x16, a ResNet-8, 10 exemplars a class. Finished runs are files under benchmarks/results/small/.
-`--seeds`, `--methods` and `--losses` take a part, so that two processes can share the work;
-`--epochs` other than 5 makes a study of its own.
+10 of the 100 classes (the first of the seed's shuffle) in 5 tasks of 2, images reduced to 16x16, a
+ResNet-8, 10 exemplars a class. Finished runs are files under benchmarks/results/small/. `--seeds`
+and `--methods` select runs, so that two processes can share the work. `--losses` replaces the
+method's own loss and the balanced one. Another number of `--epochs` than 5 is a separate study.
 """
 
-import argparse
 import os
+import pathlib
 from typing import Any
 
 import common
 
+from bsce_jax.cli import Parser
 from bsce_jax.data import load
-from bsce_jax.errors import exit_on_user_error
-from bsce_jax.methods import method_class, method_names
+from bsce_jax.errors import exit_on_user_error, unknown
+from bsce_jax.methods import METHODS
+from bsce_jax.methods.criterion import CRITERIA
 from bsce_jax.scenario import class_order
 
 PAGE = common.ROOT / "docs" / "results_small.md"
-LOSSES = ("cross_entropy", "balanced_softmax")
-ALL_LOSSES = (*LOSSES, "nca", "balanced_nca")
 SEEDS = (0, 1, 2)
 EPOCHS = (5, 60)
 CLASSES, INCREMENT, EXEMPLARS = 10, 2, 10
@@ -43,7 +43,7 @@ COLUMNS = {
 }
 
 
-def path(method: str, loss: str, seed: int, epochs: int) -> Any:
+def path(method: str, loss: str, seed: int, epochs: int) -> pathlib.Path:
     return common.RESULTS / "small" / f"{epochs}_epochs" / f"{method}-{loss}-{seed}.json"
 
 
@@ -56,26 +56,27 @@ def train(method: str, loss: str, seed: int, epochs: int, data_dir: str) -> None
         "dataset.data_dir": data_dir,
         "scenario.class_order": ",".join(map(str, order)),
     }
-    if method_class(method).memory:
+    if METHODS[method].memory:
         fields["memory.size"] = EXEMPLARS
     config = f"cifar100.py:method={method},loss={loss},base=0,increment={INCREMENT}"
     common.train(path(method, loss, seed, epochs), config, fields)
 
 
 def table(epochs: int) -> str:
-    """Makes the table of the methods that some seed has finished with more than one loss."""
+    """Make the table of the finished runs."""
     titles = " | ".join(COLUMNS.values())
     lines = [
         f"| method | loss | seeds | {titles} | NME average |",
         "|---" * (4 + len(COLUMNS)) + "|",
     ]
-    for method in sorted(method_names()):
-        done = {
-            loss: found
-            for loss in ALL_LOSSES
-            if (found := common.read([path(method, loss, seed, epochs) for seed in SEEDS]))
-        }
-        for loss, found in done.items() if len(done) > 1 else ():
+    for method in METHODS:
+        losses = common.losses(method)
+        if method not in common.INDIFFERENT:
+            losses = tuple(dict.fromkeys((*losses, *CRITERIA)))
+        for loss in losses:
+            found = common.read([path(method, loss, seed, epochs) for seed in SEEDS])
+            if not found:
+                continue
             cells = [figure(found, "cnn", column) for column in COLUMNS]
             cells.append(figure(found, "nme", "average_incremental"))
             lines.append(f"| `{method}` | `{loss}` | {len(found)} | {' | '.join(cells)} |")
@@ -90,21 +91,30 @@ def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
-    parser.add_argument("--methods", nargs="*", default=sorted(method_names()))
-    parser.add_argument("--losses", nargs="*", default=LOSSES)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--losses", nargs="*", help="default: its own and the balanced one")
     parser.add_argument("--epochs", type=int, default=EPOCHS[0])
     parser.add_argument("--table", action="store_true", help="write the page, train nothing")
-    args = parser.parse_args()
+    args = parser.read()
+    for method in args.methods:
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+    for loss in args.losses or ():
+        if loss not in CRITERIA:
+            raise unknown("loss", loss, CRITERIA)
+    for seed in args.seeds:
+        if seed not in SEEDS:
+            raise unknown("seed", seed, SEEDS)
     if args.table:
         for epochs in EPOCHS:
             common.fill(PAGE, f"table of {epochs} epochs", table(epochs))
         return
     for seed in args.seeds:
         for method in args.methods:
-            for loss in args.losses:
+            for loss in args.losses or common.losses(method):
                 train(method, loss, seed, args.epochs, os.path.abspath(args.data_dir))
 
 

@@ -2,17 +2,18 @@
 
     .venv/bin/python benchmarks/study.py --data_dir data              # trains what is missing
     .venv/bin/python benchmarks/study.py --data_dir data --reduced    # for a CPU
-    .venv/bin/python benchmarks/study.py --list                       # says what is missing
+    .venv/bin/python benchmarks/study.py --list                       # lists what is missing
     .venv/bin/python benchmarks/tables.py                             # writes docs/results.md
 
-CIFAR-100, what matters most first: base 50 in increments of 10 (il_baseline, lucir and podnet
-before the rest), then of 5, 2 and 1, each with 20 exemplars a class; then base 0 in increments of
-10, 20 and 5 with 2,000 exemplars in total. Three seeds, each with a class order of its own, the
-first with that of seed 1993. A finished run is a file under benchmarks/results/study/, and is not
-trained again; several processes share the work with --seeds and --methods.
+CIFAR-100, the most important runs first: base 50 in increments of 10 (il_baseline, lucir and podnet
+before the other methods), then of 5, 2 and 1, each with 20 exemplars a class; then base 0 in
+increments of 10, 20 and 5 with 2,000 exemplars in total. There are three seeds, each with its own
+class order; the first has that of seed 1993. A finished run is a file under
+benchmarks/results/study/, and is not trained again. Several processes can share the work with
+--seeds and --methods.
 
-Fields given as `--config.field=value` hold for all runs, such as --config.runtime.dtype=bfloat16.
-The reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
+`--config.field=value` sets a field of all runs, such as --config.runtime.dtype=bfloat16. The
+reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
 """
 
 import os
@@ -22,12 +23,12 @@ from typing import Any, NamedTuple
 
 import common
 
-from bsce_jax.errors import Parser, exit_on_user_error, unknown
-from bsce_jax.methods import method_class
+from bsce_jax.cli import Parser
+from bsce_jax.errors import exit_on_user_error, unknown
 
 
 class Protocol(NamedTuple):
-    """How the classes come, and what may be kept. Augmentation None: the config's own."""
+    """Tasks, memory and augmentation of a run; None is the config's own augmentation."""
 
     base: int
     increment: int
@@ -40,7 +41,7 @@ class Protocol(NamedTuple):
         return f"base{self.base}_increment{self.increment}"
 
 
-# what the published figures of each protocol were trained with
+# with the augmentation of the published figures of each protocol
 BRIGHTNESS = "crop+flip+brightness"
 PROTOCOLS = (
     Protocol(50, 10),
@@ -90,41 +91,29 @@ class Run(NamedTuple):
         common.train(self.path, f"cifar100.py:{config}", fields)
 
 
-def losses(method: str) -> tuple[str, str]:
-    """The loss that the method was published with, and the balanced one."""
-    published = method_class(method).loss
-    # il_baseline is the paper's own method
-    return ("cross_entropy" if method == "il_baseline" else published, "balanced_softmax")
-
-
 def all_runs(reduced: bool) -> Iterator[Run]:
-    """Lists the runs, what matters most first."""
+    """List the runs, the most important ones first."""
     for protocol in PROTOCOLS[:1] if reduced else PROTOCOLS:
         for group in (FIRST, METHODS[len(FIRST) :]):
             for seed in range(len(ORDERS)):
                 for method in group:
-                    for loss in losses(method):
+                    for loss in common.losses(method):
                         yield Run(protocol, method, loss, seed, reduced)
 
 
 def main() -> None:
-    parser = Parser(description=__doc__)
+    parser = Parser(takes_fields=True, description=__doc__)
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(len(ORDERS)))
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--list", action="store_true", help="train nothing")
-    args, overrides = parser.parse_known_args()
+    args = parser.read()
     for method in set(args.methods) - set(METHODS):
         raise unknown("method of the study", method, METHODS)
     for seed in set(args.seeds) - set(range(len(ORDERS))):
         raise unknown("seed", seed, range(len(ORDERS)))
-    more: dict[str, Any] = {"dataset.data_dir": os.path.abspath(args.data_dir)}
-    for override in overrides:
-        name, equals, value = override.partition("=")
-        if not (name.startswith("--config.") and equals):
-            parser.error(f"what is {override!r}? fields are set with --config.FIELD=VALUE")
-        more[name.removeprefix("--config.")] = value
+    more = {"dataset.data_dir": os.path.abspath(args.data_dir), **args.overrides}
     for run in all_runs(args.reduced):
         if run.seed in args.seeds and run.method in args.methods:
             if not args.list:

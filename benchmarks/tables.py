@@ -1,9 +1,9 @@
-"""Writes the tables of docs/results.md: the study's results beside published ones.
+"""Write the tables of docs/results.md: the study's results beside published ones.
 
     .venv/bin/python benchmarks/tables.py
 
-Published figures come from benchmarks/published.csv; they stand in the row of a run only where
-data set, tasks, memory, backbone and augmentation are the same.
+Published figures come from benchmarks/published.csv. They are in the row of a run only if data set,
+tasks, memory, backbone and augmentation are the same.
 """
 
 import csv
@@ -13,13 +13,16 @@ from typing import Any
 import common
 from study import BRIGHTNESS, METHODS, PROTOCOLS, Protocol, Run, all_runs
 
+from bsce_jax.cli import Parser
+from bsce_jax.errors import exit_on_user_error
+
 PAGE = common.ROOT / "docs" / "results.md"
-# the names of the table of published figures
+# names of methods in the table of published figures -> ours
 PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline"}
 
 
 def published(protocol: Protocol) -> dict[str, list[str]]:
-    """Reads the published figures of a protocol, by method: `average / last (source)`."""
+    """Read the published figures of a protocol, by method: `average / last (source)`."""
     memory = "20/class" if protocol.policy == "per_class" else f"{protocol.size} total"
     found = defaultdict(list)
     with (common.ROOT / "benchmarks" / "published.csv").open() as file:
@@ -41,7 +44,7 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
 
 
 def table(protocol: Protocol, reduced: bool) -> str | None:
-    """Makes the table of a protocol; None if no run of it is finished."""
+    """Make the table of a protocol; None if no run of it is finished."""
     lines = [
         "| method | loss | seeds | average incremental | last | forgetting | NME average |"
         + ("" if reduced else " published with its own loss: average / last |"),
@@ -72,6 +75,7 @@ def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
 
 
 def main() -> None:
+    Parser(description=__doc__).read()
     parts = []
     for reduced, protocols in ((False, PROTOCOLS), (True, PROTOCOLS[:1])):
         for protocol in protocols:
@@ -87,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

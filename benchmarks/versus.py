@@ -1,14 +1,13 @@
-"""Our training step and PyTorch's in turn on this machine, and the ratio of their speeds.
+"""Time our training step and PyTorch's alternately on this machine, and print the speed ratio.
 
     .venv/bin/python -m pip install torch
     .venv/bin/python benchmarks/versus.py
 
-Each pair is a run of `python -m bsce_jax.bench --parts steps` and one of benchmarks/pytorch.py, for
-IL-baseline with ResNet-32 at batch 128; medians over the pairs. Prints a table, and with --out
-keeps all figures in a JSON file.
+A pair is a run of `python -m bsce_jax.bench --parts steps` and runs of benchmarks/pytorch.py, for
+IL-baseline with ResNet-32 at batch 128. Prints a table of medians over the pairs; --out writes all
+figures to a JSON file.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -18,7 +17,10 @@ from typing import Any
 
 import common
 
-OURS = [f"--config={common.ROOT}/configs/cifar100.py", "--parts=steps", "--methods=il_baseline"]
+from bsce_jax.cli import Parser
+from bsce_jax.errors import exit_on_user_error
+
+OURS = ["--config=cifar100", "--parts=steps", "--methods=il_baseline"]
 PEERS = {
     "PyTorch, DataLoader with 4 workers": ["--feed", "loader"],
     "PyTorch, images on the device": ["--feed", "resident"],
@@ -36,12 +38,12 @@ def ask(words: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", help="a JSON file for all figures")
-    args = parser.parse_args()
+    args = parser.read()
     ours = ["-m", "bsce_jax.bench", *OURS, f"--seconds={args.seconds}"]
     ours += ["--config.runtime.dtype=bfloat16"] if args.bfloat16 else []
     more = [f"--seconds={args.seconds}", *(["--bfloat16"] if args.bfloat16 else [])]
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

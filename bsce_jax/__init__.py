@@ -1,1 +1,3 @@
-"""Class-incremental learning in JAX, built round the Balanced Softmax Cross-Entropy loss."""
+"""Class-incremental learning in JAX, built around the Balanced Softmax Cross-Entropy loss."""
+
+__version__ = "0.1.0"

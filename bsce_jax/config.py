@@ -1,26 +1,269 @@
-"""The config: its fields and defaults, and the arguments that config files take."""
+"""The config: the type, default, meaning and range of each field, defined in one place.
+
+A config is a `ConfigDict` of sections, locked and typed: a field that does not exist cannot be set.
+The sections below are the same for all runs. `config.method` and `config.loss` have the fields of
+the method and the loss that they name.
+"""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
+from bsce_jax import memory
+from bsce_jax.data import DATASETS
+from bsce_jax.data.augment import make_augment
+from bsce_jax.data.feed import FEEDS
 from bsce_jax.errors import UserError, unknown
-from bsce_jax.methods import Method, method_class
-from bsce_jax.methods.classification import ClassificationLoss, loss_class
+from bsce_jax.fields import Field, field, fields_of
+from bsce_jax.methods import METHODS, Method
+from bsce_jax.methods.criterion import CRITERIA, Criterion
+from bsce_jax.models import DTYPES, NETWORKS
+from bsce_jax.optim import OPTIMIZERS, SCHEDULES
+
+FINETUNING = ("auto", "always")
+KEEP_MODELS = ("last", "all")
+
+
+def _check_augmentation(policy: str) -> None:
+    if "," in policy:
+        joined = policy.replace(",", "+")
+        raise UserError(f"train.augmentation is {policy!r}: join its parts with +, as in {joined}")
+    make_augment(policy)
+
+
+def _check_milestones(milestones: tuple[float, ...]) -> None:
+    if any(a >= b for a, b in itertools.pairwise(milestones)):
+        raise UserError(f"train.milestones is {milestones}: each must be above the one before it")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The fields outside all sections."""
+
+    seed: int = field(0, "of everything random", least=0, most=2**32 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """`config.dataset`: what is learned."""
+
+    name: str = field("digits", "name of the data set", choices=DATASETS)
+    data_dir: str = field("data", "folder that data sets live in", alters_results=False)
+    image_size: int = field(
+        0, "height and width in pixels, 0 for that of the data set", least=0, most=10_000
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """`config.scenario`: the order of the classes and their split into tasks."""
+
+    base: int = field(0, "classes of the first task, 0 for as many as of the others", least=0)
+    increment: int = field(2, "classes of every further task", least=1)
+    class_order: str = field(
+        "1993", "order of the classes, as the seed of a shuffle, sorted, or labels such as 3,1,2"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """`config.memory`: what is kept of earlier tasks."""
+
+    policy: str = field("per_class", "what the size counts", choices=memory.POLICIES)
+    size: int = field(20, "exemplars a class or in total, 0 to keep none", least=0)
+    selection: str = field("herding", "how exemplars are chosen", choices=memory.SELECTIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodName:
+    """`config.method`, apart from the method's own fields."""
+
+    name: str = field("il_baseline", "name of the method, whose fields follow", choices=METHODS)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossName:
+    """`config.loss`, apart from the loss's own fields."""
+
+    name: str = field("balanced_softmax", "name of the loss, whose fields follow", choices=CRITERIA)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """`config.model`: the network; the method says which head it has."""
+
+    name: str = field("small", "name of the backbone", choices=NETWORKS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """`config.train`: how each task is trained."""
+
+    epochs: int = field(30, "epochs of each task", least=1, most=100_000)
+    batch_size: int = field(128, "images a batch", least=1, most=1_000_000)
+    replay_batch_size: int = field(
+        0,
+        "exemplars added to each batch, 0 to draw them together with the new images",
+        least=0,
+        most=1_000_000,
+    )
+    optimizer: str = field("sgd", "name of the optimiser", choices=OPTIMIZERS)
+    learning_rate: float = field(0.1, "learning rate at the start of each task", above=0.0)
+    momentum: float = field(0.9, "momentum of SGD", least=0.0, below=1.0)
+    weight_decay: float = field(5e-4, "weight decay", least=0.0)
+    schedule: str = field("step", "how the learning rate falls", choices=SCHEDULES)
+    milestones: tuple[float, ...] = field(
+        (0.5, 0.75),
+        "fractions of the epochs where the step schedule falls",
+        above=0.0,
+        below=1.0,
+        check=_check_milestones,
+    )
+    decay: float = field(0.1, "factor of the rate at each milestone", least=0.0, most=1.0)
+    augmentation: str = field(
+        "none",
+        "none, or crop, resized_crop, flip, brightness joined by +",
+        check=_check_augmentation,
+    )
+    finetuning: str = field(
+        "auto",
+        "when to run a method's balanced fine-tuning, auto skips it if the loss is balanced",
+        choices=FINETUNING,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """`config.runtime`: how the run is computed and what is kept of it."""
+
+    dtype: str = field("float32", "type of the backbone's numbers", choices=DTYPES)
+    feed: str = field("resident", "where the images are kept", choices=FEEDS, alters_results=False)
+    checkpoint_epochs: int = field(10, "epochs between checkpoints", least=1, alters_results=False)
+    keep_models: str = field(
+        "last", "which tasks' models are kept", choices=KEEP_MODELS, alters_results=False
+    )
+
+
+def fields(method: str, loss: str) -> dict[str, Field]:
+    """List the fields of a config by path, such as "train.epochs".
+
+    Args:
+      method: name of the method.
+      loss: name of the loss.
+
+    Raises:
+      UserError: no such method or loss.
+    """
+    sections: list[tuple[str, type]] = [
+        ("", Run),
+        ("dataset.", Dataset),
+        ("scenario.", Scenario),
+        ("memory.", Memory),
+        ("method.", MethodName),
+        ("method.", METHODS[method]),
+        ("loss.", LossName),
+        ("loss.", CRITERIA[loss]),
+        ("model.", Model),
+        ("train.", Train),
+        ("runtime.", Runtime),
+    ]
+    return {
+        section + name: described
+        for section, cls in sections
+        for name, described in fields_of(cls).items()
+    }
+
+
+def default(method: str, loss: str | None) -> ConfigDict:
+    """Make the default config of a method; a config file then sets the fields of its data set.
+
+    Args:
+      method: name of a method; its hyper-parameters become `config.method`.
+      loss: name of a loss; its hyper-parameters become `config.loss`. None: the loss that the
+        method was published with.
+
+    Returns:
+      A locked config.
+
+    Raises:
+      UserError: no such method or loss.
+    """
+    method_type = METHODS[method]
+    loss = method_type.loss if loss is None else loss
+    values = {path: described.default for path, described in fields(method, loss).items()}
+    values |= {"method.name": method, "loss.name": loss}
+    values["train.replay_batch_size"] = method_type.replay_batch_size
+    if not method_type.memory:
+        values["memory.size"] = 0
+    return _locked(values)
+
+
+def check(config: ConfigDict | FrozenConfigDict) -> None:
+    """Check that a config has every field, of the right type and in its range.
+
+    Raises:
+      UserError: a field that is invalid, missing or unknown.
+    """
+    _checked(config.to_dict())
+
+
+def from_dict(sections: Mapping[str, Any]) -> ConfigDict:
+    """Make a locked config from the contents of a `config.json`; see `check`."""
+    return _locked(_checked(sections))
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """List the values of a config by path, such as "train.epochs"."""
+    values: dict[str, Any] = {}
+    for name, value in sections.items():
+        if isinstance(value, Mapping):
+            values |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            values[name] = value
+    return values
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """List the differences between two configs that alter results.
+
+    A field that is missing in the stored config counts as its default.
+
+    Args:
+      there: values of the stored config by path; tuples may have become lists.
+      here: values of the present config by path.
+    """
+    described = fields(here["method.name"], here["loss.name"])
+    defaults = {path: one.default for path, one in described.items()}
+    found = []
+    for path in sorted(there.keys() | here.keys()):
+        then, now = (values.get(path, defaults.get(path)) for values in (there, here))
+        then, now = (tuple(v) if isinstance(v, list) else v for v in (then, now))
+        counts = path not in described or described[path].alters_results
+        if counts and then != now:
+            found.append(f"{path} is {then!r} there and {now!r} here")
+    return found
+
+
+# the arguments of the config file that ran last, with their defaults, for its help
+taken: dict[str, Any] = {}
 
 
 def arguments(text: str, **defaults: Any) -> ConfigDict:
-    """Reads the arguments of a config file, `FILE.py:method=wa,base=50`.
+    """Read the arguments of a config file, `FILE.py:method=wa,base=50`.
 
     Args:
-      text: what stands behind the colon, comma-separated `name=value`.
-      **defaults: every argument that the file takes, with its default; the value given is read
-        as the default's type (as a string where the default is None).
+      text: what follows the colon, comma-separated `name=value`.
+      **defaults: every argument of the file with its default. A value is converted to the type of
+        the default, and stays a string where the default is None.
 
     Raises:
-      UserError: an argument that the file does not take, or a value of the wrong type.
+      UserError: an unknown argument, or a value of the wrong type.
     """
+    taken.clear()
+    taken.update(defaults)
     values = dict(defaults)
     for item in filter(None, text.split(",")):
         name, separator, value = item.partition("=")
@@ -29,70 +272,66 @@ def arguments(text: str, **defaults: Any) -> ConfigDict:
         if name not in defaults:
             raise unknown("config argument", name, defaults)
         default = defaults[name]
-        try:
-            values[name] = value if default is None else type(default)(value)
-        except ValueError:
-            kind = type(default).__name__
-            raise UserError(f"config argument {name}={value!r} is not of type {kind}") from None
+        kind = str if default is None else type(default)
+        described = Field(name, kind, default, "", {}, None, None)
+        values[name] = described.read(value, f"config argument {name}")
     return ConfigDict(values)
 
 
-def default(method: str, loss: str | None) -> ConfigDict:
-    """Makes a whole config for a method; a config file then sets what its data set asks for.
+def make_method(config: ConfigDict) -> Method:
+    """Build the method of `config.method`."""
+    values = config.method.to_dict()
+    return METHODS[values.pop("name")](**values)
+
+
+def make_criterion(config: ConfigDict) -> Criterion:
+    """Build the classification loss of `config.loss`."""
+    values = config.loss.to_dict()
+    return CRITERIA[values.pop("name")](**values)
+
+
+def no_such_field(path: str, valid: Mapping[str, Any]) -> UserError:
+    """Make the error for a path that is not a field's.
 
     Args:
-      method: name of a method; its hyper-parameters become `config.method`.
-      loss: name of a loss; its hyper-parameters become `config.loss`. None: the loss that the
-        method was published with. A balanced loss switches the method's balanced fine-tuning off.
+      path: such as "train.epoch".
+      valid: the paths of all fields.
     """
-    method_type = method_class(method)
-    loss_name = method_type.loss if loss is None else loss
-    loss_type = loss_class(loss_name)
-    hyper_parameters = dataclasses.asdict(method_type())
-    if loss_type.balanced and "finetune_epochs" in hyper_parameters:
-        hyper_parameters["finetune_epochs"] = 0
-    return ConfigDict(
-        {
-            "seed": 0,
-            # an image_size of 0: as the data set has it
-            "dataset": {"name": "digits", "data_dir": "data", "image_size": 0},
-            "scenario": {"base": 0, "increment": 2, "class_order": "1993"},
-            "memory": {
-                "policy": "per_class",
-                "size": 20 if method_type.memory else 0,
-                "selection": "herding",
-            },
-            "method": {"name": method, **hyper_parameters},
-            "loss": {"name": loss_name, **dataclasses.asdict(loss_type())},
-            "model": {"name": "small"},
-            "train": {
-                "epochs": 30,
-                "batch_size": 128,
-                "replay_batch_size": method_type.replay_batch_size,
-                "learning_rate": 0.1,
-                "momentum": 0.9,
-                "weight_decay": 5e-4,
-                "schedule": "step",
-                "milestones": (0.5, 0.75),  # fractions of the epochs
-                "decay": 0.1,
-                "augmentation": "none",
-            },
-            "runtime": {
-                "dtype": "float32",
-                "feed": "resident",
-                "checkpoint_epochs": 10,
-            },
-        }
-    )
+    section, _, name = path.rpartition(".")
+    tops = {known.partition(".")[0] for known in valid}
+    first = next((known for known in valid if known.startswith(f"{path}.")), None)
+    if first is not None:
+        return UserError(f"config.{path} is a section: set one of its fields, such as {first}")
+    if section and section not in tops:
+        return unknown("field of config", section, tops)
+    elsewhere = [known for known in valid if known.rpartition(".")[2] == name]
+    if elsewhere:
+        return UserError(f"unknown field of config {path!r}; did you mean {elsewhere[0]}?")
+    if not section:
+        return unknown("field of config", name, tops)
+    siblings = [known.rpartition(".")[2] for known in valid if known.startswith(f"{section}.")]
+    return unknown(f"field of config.{section}", name, siblings)
 
 
-def make_method(config: ConfigDict) -> Method:
-    """Builds the method of `config.method`."""
-    fields = config.method.to_dict()
-    return method_class(fields.pop("name"))(**fields)
+def _checked(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the values of a config and return them by path, in the types of their fields."""
+    values = flat(sections)
+    for part in ("method.name", "loss.name"):
+        if part not in values:
+            raise UserError(f"the config has no {part}")
+    described = fields(values["method.name"], values["loss.name"])
+    for path in values:
+        if path not in described:
+            raise no_such_field(path, described)
+    for path in described:
+        if path not in values:
+            raise UserError(f"the config has no {path}")
+    return {path: one.check(values[path], path) for path, one in described.items()}
 
 
-def make_loss(config: ConfigDict) -> ClassificationLoss:
-    """Builds the classification loss of `config.loss`."""
-    fields = config.loss.to_dict()
-    return loss_class(fields.pop("name"))(**fields)
+def _locked(values: Mapping[str, Any]) -> ConfigDict:
+    sections: dict[str, Any] = {}
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        (sections.setdefault(section, {}) if section else sections)[name] = value
+    return ConfigDict(sections, type_safe=True).lock()

@@ -1,24 +1,23 @@
-"""How a command ends before its time: errors that are the user's to mend, and being stopped."""
+"""The ways a command ends early: bad input, and a request to stop."""
 
-import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
 
 
 class UserError(Exception):
-    """Bad input: says in one line what is wrong and what would be right.
+    """Bad input; the message says in one line what is wrong and what would be right.
 
     Commands print it and exit with code 2; a library user can catch it.
     """
 
 
 class Stopped(Exception):
-    """A run was asked to stop and has saved where it stands.
+    """Raised when a signal stopped a command; a run has saved a checkpoint before.
 
     Attributes:
-      signal: what asked.
+      signal: number of the signal.
     """
 
     def __init__(self, signal: int):
@@ -26,39 +25,52 @@ class Stopped(Exception):
         self.signal = signal
 
 
-class Parser(argparse.ArgumentParser):
-    """Reads a command's arguments; shows its description as it is written, errors in one line."""
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """List the likeliest valid names: those with these initials (`lr`), or the closest spellings.
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+    Args:
+      name: what was given.
+      valid: all valid names.
+      cutoff: least similarity of the spellings, from 0 to 1.
+    """
+    names = sorted(valid)
+    short = [n for n in names if "_" in n and "".join(part[:1] for part in n.split("_")) == name]
+    return short or difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
 
 
 def unknown(kind: str, name: object, valid: Iterable[object]) -> UserError:
-    """Makes the error for a name that does not exist, with the nearest valid ones.
+    """Make the error for a name that does not exist, with the nearest valid ones.
 
     Args:
       kind: what the name should be, for example `"method"`.
       name: what was given.
-      valid: every name that would have been right.
+      valid: all valid names.
     """
     names = sorted(str(v) for v in valid)
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    near = nearest(str(name), names)
     hint = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
     return UserError(f"unknown {kind} {str(name)!r}; {hint}")
 
 
-def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Runs a command: a `UserError` becomes one line on stderr and exit code 2.
+def in_one_line(text: str) -> str:
+    """Escape what is not printable, such as a newline in a file's name."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
-    A signal ends the command with the shell's usual code (130 for Ctrl-C) and no traceback.
+
+def exit_on_user_error(main: Callable[[], None]) -> None:
+    """Run a command; turn a `UserError` into one line on stderr and exit code 2.
+
+    After a signal the exit code is the shell's usual one (130 for Ctrl-C), without a traceback. If
+    the reader of stdout has closed it, as `head` does, the exit code is 141.
     """
     try:
-        main()
+        try:
+            main()
+        finally:
+            if sys.stdout is not None:  # None: the process has no stdout
+                sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print("stopped", file=sys.stderr)
@@ -66,3 +78,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # Python flushes the buffer when it ends: send the rest to /dev/null
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,18 +1,20 @@
-"""Fields of a config: what each one is, said once.
+"""Fields of a config, each described once.
 
-A section of a config is a frozen dataclass whose fields are made by `field`. From that description
-come the config with its defaults, the checks of what is set, and the help.
+A section of a config is a frozen dataclass whose fields are made by `field`. The defaults, the
+checks and the help all come from that description.
 """
 
 import dataclasses
 import functools
 import math
+import textwrap
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from bsce_jax.errors import UserError, unknown
 
+INDENT = 36  # column of the meanings in a help text
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -26,20 +28,28 @@ def field(
     below: float | None = None,
     choices: Iterable[str] | None = None,
     check: Callable[[Any], object] | None = None,
+    alters_results: bool = True,
 ) -> Any:
     """Describe a field of a dataclass.
 
     Args:
       default: its default.
-      meaning: one line, in words that follow the field's name.
-      least, above: the values that are right are at least this, or above it.
-      most, below: they are at most this, or below it.
-      choices: the values that are right, such as a registry of names.
-      check: called with a value of the right type; raises `UserError` for one that cannot be.
+      meaning: one line, printed after the field's name.
+      least, above: lower bound of valid values, inclusive or exclusive.
+      most, below: upper bound of valid values, inclusive or exclusive.
+      choices: the valid values, such as a registry of names.
+      check: called with a value of the right type; raises `UserError` if it is invalid.
+      alters_results: whether another value gives another run.
     """
     bounds = {"least": least, "above": above, "most": most, "below": below}
     given = {name: bound for name, bound in bounds.items() if bound is not None}
-    metadata = {"meaning": meaning, "bounds": given, "choices": choices, "check": check}
+    metadata = {
+        "meaning": meaning,
+        "bounds": given,
+        "choices": choices,
+        "check": check,
+        "alters_results": alters_results,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -53,8 +63,9 @@ class Field:
       default: its default.
       meaning: one line.
       bounds: of its values, or of each item of a tuple.
-      choices: the values that are right, None for any.
-      check_more: what else is checked.
+      choices: the valid values, None for any.
+      check_more: a further check, None for none.
+      alters_results: whether another value gives another run.
     """
 
     name: str
@@ -64,6 +75,7 @@ class Field:
     bounds: dict[str, float]
     choices: Iterable[str] | None
     check_more: Callable[[Any], object] | None
+    alters_results: bool = True
 
     @property
     def item_type(self) -> Any:
@@ -77,11 +89,14 @@ class Field:
 
     @property
     def domain(self) -> str:
-        """Which values are right, in words."""
+        """The valid values, in words."""
         words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
         if self.choices is not None:
             return f"one of {', '.join(self.choices)}"
-        bounds = " and ".join(f"{words[name]} {bound:g}" for name, bound in self.bounds.items())
+        bounds = " and ".join(
+            f"{words[name]} {f'{bound:,}'.removesuffix('.0')}"
+            for name, bound in self.bounds.items()
+        )
         kind = KINDS[self.item_type].removeprefix("a ") + "s" if self.is_tuple else ""
         return ", ".join(filter(None, [kind or KINDS[self.item_type], bounds]))
 
@@ -93,23 +108,39 @@ class Field:
           path: of the field in the config, for the message.
 
         Raises:
-          UserError: a value that is not right.
+          UserError: an invalid value.
         """
         if self.is_tuple:
             if not isinstance(value, list | tuple):
                 raise UserError(f"{path} is {value!r}: give {self.domain}, joined by commas")
-            return tuple(self._check_item(item, path) for item in value)
-        value = self._check_item(value, path)
+            value = tuple(self._check_item(item, path) for item in value)
+        else:
+            value = self._check_item(value, path)
         if self.check_more is not None:
             self.check_more(value)
         return value
 
     def read(self, text: str, path: str) -> Any:
-        """Read a value as it is written on a command line; see `check`."""
+        """Parse a value of the command line; see `check`."""
         if self.is_tuple:
             items = text.strip("()[] ").split(",")
             return self.check([self._read_item(item.strip(), path) for item in items if item], path)
         return self.check(self._read_item(text, path), path)
+
+    def write(self, value: Any) -> str:
+        """Format a value for the command line."""
+        return ",".join(map(str, value)) if self.is_tuple else str(value)
+
+    def describe(self, value: Any, path: str) -> str:
+        """Make the lines of a help text: the field, its value, its meaning, the valid values."""
+        start = f"  {path}={self.write(value)}".ljust(INDENT - 2)
+        domain = "" if self.type is str and self.choices is None else f": {self.domain}"
+        return textwrap.fill(
+            f"{start}  {self.meaning}{domain}",
+            width=100,
+            subsequent_indent=" " * INDENT,
+            break_on_hyphens=False,
+        )
 
     def _read_item(self, text: str, path: str) -> Any:
         if self.item_type is bool:
@@ -126,7 +157,7 @@ class Field:
     def _check_item(self, value: Any, path: str) -> Any:
         kind = self.item_type
         if kind is float and type(value) is int:
-            value = float(value)
+            value = float(value) if abs(value) < 1e300 else math.inf
         if type(value) is not kind:
             raise UserError(f"{path} is {value!r}: it must be {self.domain}")
         if self.choices is not None and value not in self.choices:
@@ -164,5 +195,6 @@ def fields_of(cls: type) -> dict[str, Field]:
             f.metadata["bounds"],
             f.metadata["choices"],
             f.metadata["check"],
+            f.metadata["alters_results"],
         )
     return found

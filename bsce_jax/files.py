@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never half of either."""
+"""Atomic writes: a reader finds the old file or the new one, never a part of it."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file beside its place and moves it there when it is complete."""
+    """Write a file under a temporary name, and rename it when it is complete."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -20,7 +20,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Writes a JSON object, a line for each of its keys; NaN and infinities are refused."""
+    """Write a JSON object, one line for each key; refuse NaN and infinities."""
     lines = [f"{json.dumps(key)}: {json.dumps(v, allow_nan=False)}" for key, v in value.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     write_atomically(path, lambda f: f.write(text.encode()))

@@ -1,6 +1,6 @@
-"""What is reported of a run: accuracies in percent and forgetting.
+"""The figures of a run: accuracies in percent, and forgetting.
 
-Labels and predictions may be numbered in any way, as long as it is the same one. Predictions are
+Labels and predictions may use any numbering of the classes, if it is the same one. Predictions are
 [n, K], best first, -1 where there is none.
 """
 
@@ -53,8 +53,8 @@ def task_matrix(
 
     Returns:
       Square matrix, a row for each outcome: entry [t][k] is the top-1 accuracy in % on the images
-      of task k after task t, all classes seen by then competing. None for k > t, and for a task
-      without test images.
+      of task k after task t, predicted among all classes seen by then. None for k > t, and for a
+      task without test images.
 
     Raises:
       ValueError: an image of a class that was not seen.
@@ -80,7 +80,7 @@ def task_matrix(
 
 
 def forgetting(matrix: Sequence[Sequence[float | None]]) -> float | None:
-    """Compute how much of the best accuracy on old tasks is lost in the end.
+    """Compute how much of the best accuracy on old tasks is lost after the last task.
 
     Args:
       matrix: of `task_matrix`, T + 1 rows.
@@ -106,8 +106,8 @@ def average_incremental(accuracies: Sequence[float]) -> float:
     Args:
       accuracies: after each task, over all classes seen.
 
-    Source: Rebuffi et al. 2017, "iCaRL", section 4. Some papers' tables leave the first task out:
-    their numbers do not compare with these.
+    Source: Rebuffi et al. 2017, "iCaRL", section 4. Some papers leave the first task out:
+    their figures are not comparable with these.
     """
     return sum(accuracies) / len(accuracies)
 
@@ -115,7 +115,7 @@ def average_incremental(accuracies: Sequence[float]) -> float:
 def summarize(
     outcomes: Sequence[tuple[np.ndarray, np.ndarray]], tasks: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """Compute everything that a run reports of one kind of prediction.
+    """Compute all figures of one kind of prediction.
 
     Args:
       outcomes: after each finished task, at least one, the labels [n] and predictions [n, 5] of the
@@ -126,7 +126,7 @@ def summarize(
       `accuracy` and `top5` over all classes seen, `old` and `new` over the classes of earlier tasks
       and of the task itself, one number a task; the square `matrix` of `task_matrix`; and
       `average_incremental`, `last` and `forgetting`, one number each. Plain floats, in %; None
-      where a thing does not apply.
+      where a figure does not apply.
 
     Raises:
       ValueError: arrays of other shapes, images of classes not seen, or no images.

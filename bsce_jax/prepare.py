@@ -1,10 +1,10 @@
-"""Gets a data set ready in a data folder, once; training then finds it there.
+"""Prepare a data set in a data folder, where training finds it.
 
 Examples:
   python -m bsce_jax.prepare cifar100 --data_dir data
-      downloads it (169 MB)
+      download it (169 MB)
   python -m bsce_jax.prepare cifar100 --source ~/cifar-100-python.tar.gz --data_dir data
-      makes it of the official archive, or of the unpacked cifar-100-python folder; no network
+      use the official archive or the unpacked cifar-100-python folder; needs no network
 
 Exit codes: 0 done; 2 bad input; 130 stopped by Ctrl-C, with nothing left behind.
 """
@@ -18,48 +18,48 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 
-from bsce_jax import data
-from bsce_jax.data import cifar100
-from bsce_jax.errors import Parser, UserError, exit_on_user_error, unknown
+from bsce_jax.cli import Parser
+from bsce_jax.data import DATASETS, cifar100
+from bsce_jax.errors import UserError, exit_on_user_error, unknown
 
 TIMEOUT = 10  # seconds without an answer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command.
+    """Run the command.
 
     Args:
       argv: its arguments; None means those of the process.
 
     Raises:
-      UserError: the data set cannot be had, or not be written.
+      UserError: the data set is not available, or cannot be written.
     """
     parser = Parser(prog="python -m bsce_jax.prepare", description=__doc__)
-    parser.add_argument("dataset", help=f"one of: {', '.join(data.names())}")
+    parser.add_argument("dataset", help=f"one of: {', '.join(DATASETS)}")
     parser.add_argument("--source", type=pathlib.Path, help="the official archive or folder")
     parser.add_argument(
-        "--data_dir", type=pathlib.Path, default="data", help="where data sets live (default: data)"
+        "--data_dir", type=pathlib.Path, default="data", help="folder of data sets (default: data)"
     )
-    args = parser.parse_args(argv)
+    args = parser.read(argv)
     if args.dataset == "digits":
         print("digits comes with the package: nothing to prepare")
     elif args.dataset == "cifar100":
         prepare_cifar100(args.source, args.data_dir)
-    elif args.dataset in data.names():
-        print(f"{args.dataset} is read as it lies in --config.dataset.data_dir: nothing to prepare")
+    elif args.dataset in DATASETS:
+        print(f"{args.dataset} is read directly from --config.dataset.data_dir: nothing to prepare")
     else:
-        raise unknown("data set", args.dataset, data.names())
+        raise unknown("data set", args.dataset, DATASETS)
 
 
 def prepare_cifar100(source: pathlib.Path | None, data_dir: pathlib.Path) -> None:
-    """Prepares CIFAR-100, unless it is there already.
+    """Prepare CIFAR-100, unless it is there already.
 
     Args:
       source: the official archive or the unpacked folder; None to download the archive.
       data_dir: the data folder.
 
     Raises:
-      UserError: the data cannot be had, is not the official one, or cannot be written.
+      UserError: the data is not available, is not the official one, or cannot be written.
     """
     prepared = data_dir / cifar100.PREPARED
     if os.path.isdir(prepared):
@@ -69,7 +69,7 @@ def prepare_cifar100(source: pathlib.Path | None, data_dir: pathlib.Path) -> Non
         print(f"cifar100 is read straight from {folder}: nothing to prepare")
         return
 
-    from bsce_jax.data import cifar100_builder  # tfds loads only when there is work for it
+    from bsce_jax.data import cifar100_builder  # imports tfds, which is slow
 
     if source is None:
         try:

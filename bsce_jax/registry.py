@@ -1,6 +1,6 @@
-"""One way to give things names: methods, losses, networks, data sets, schedules and the like.
+"""Registries: methods, losses, networks, data sets, schedules and so on, by name.
 
-A name is chosen once, where the thing is defined, in the package or in a config file of one's own:
+A name is given where the object is defined, in the package or in a user's config file:
 
     @METHODS.register("anchor")
     class Anchor(Method): ...
@@ -17,7 +17,7 @@ Registered = TypeVar("Registered")
 
 
 class Registry(Generic[T]):
-    """The things of one kind, by name.
+    """The objects of one kind, by name.
 
     Args:
       kind: what they are called in messages, such as "method".
@@ -29,12 +29,12 @@ class Registry(Generic[T]):
         self._places: dict[str, tuple[str, str]] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
-        """Make a thing known under a name; a decorator of classes and functions.
+        """Register an object under a name, as a decorator of a class or a function.
 
-        The same definition, executed again, replaces itself: a config file may be run twice.
+        Executing the same definition again replaces it: a config file may run twice.
 
         Raises:
-          UserError: the name is another thing's.
+          UserError: another object has the name.
         """
         file = sys._getframe(1).f_code.co_filename
 
@@ -52,10 +52,10 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
-        """Look a name up.
+        """Return the object of a name.
 
         Raises:
-          UserError: nothing has that name; the message lists the nearest.
+          UserError: an unknown name; the message lists the nearest ones.
         """
         if name not in self._things:
             raise unknown(self.kind, name, self)

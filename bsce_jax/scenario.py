@@ -1,7 +1,7 @@
-"""Which classes come when.
+"""The scenario: the order of the classes and their split into tasks.
 
-Inside a run a class is its position in the class order, so the classes seen so far are always the
-first ones; the data set's own labels appear only in files.
+Inside a run a class is numbered by its position in the class order, so the classes seen so far are
+always the first ones. The data set's own labels appear only in files.
 """
 
 import collections
@@ -34,7 +34,7 @@ class Scenario:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that ever come, C."""
+        """Number of classes of all tasks, C."""
         return sum(map(len, self.tasks))
 
     @property
@@ -49,7 +49,7 @@ class Scenario:
         return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
 
     def classes_before(self, task: int) -> int:
-        """Count the classes seen before a task: its old classes are the positions below."""
+        """Count the classes seen before a task; its old classes are positions below it."""
         return sum(map(len, self.tasks[:task]))
 
     def classes_after(self, task: int) -> int:
@@ -57,10 +57,10 @@ class Scenario:
         return self.classes_before(task + 1)
 
     def positions(self, labels: np.ndarray) -> np.ndarray:
-        """Look up where labels stand in the class order.
+        """Convert labels to positions in the class order.
 
         Args:
-          labels: of the data set, int of any shape.
+          labels: the data set's labels, int of any shape.
 
         Returns:
           Positions, int32 of the same shape, -1 where the class is not in the scenario.
@@ -73,12 +73,12 @@ class Scenario:
 
 
 def class_order(spec: int | str | Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """Decide in which order the classes of a data set come.
+    """Make a class order.
 
     Args:
       spec: the seed of a shuffle, as an int or as a string of one integer; "sorted"; or an explicit
-        order, as ints or as a string like "3,1,2". An order that leaves classes out makes a
-        scenario without them.
+        order, as ints or as a string like "3,1,2". Classes that the order
+        leaves out are not in the scenario.
       num_classes: of the data set, whose labels are 0 to `num_classes - 1`.
 
     Returns:
@@ -111,18 +111,18 @@ def class_order(spec: int | str | Sequence[int], num_classes: int) -> tuple[int,
 
 
 def make_scenario(order: Sequence[int], base: int, increment: int) -> Scenario:
-    """Cut a class order into tasks.
+    """Split a class order into tasks.
 
     Args:
       order: the data set's labels in order of arrival.
-      base: classes of the first task; 0: as many as of every other.
+      base: classes of the first task; 0: as many as of every further task.
       increment: classes of every further task. A remainder makes a smaller last task.
 
     Returns:
-      The scenario. A base of all classes makes a single task.
+      The scenario. With a base of all classes it has a single task.
 
     Raises:
-      UserError: tasks that the classes are too few for, or an increment below 1.
+      UserError: too few classes for the tasks, or an increment below 1.
     """
     count = len(order)
     if increment < 1:

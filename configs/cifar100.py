@@ -1,13 +1,13 @@
-"""CIFAR-100, 50 + 5x10 classes unless told otherwise, ResNet-32, 160 epochs a task.
+"""CIFAR-100, 50 + 5x10 classes by default, ResNet-32, 160 epochs a task.
 
 LUCIR's protocol and training: the class order of seed 1993, 20 exemplars a class by herding, SGD
 at 0.1 falling tenfold at epochs 80 and 120 (`train.milestones`, fractions of all), weight decay
 5e-4, batch 128, crop and flip, restarted in every task. PODNet has its own backbone, the cosine
-schedule and brightness jitter too; SS-IL has 32 further places a batch for exemplars. All other
-methods are trained alike.
+schedule and also brightness jitter. SS-IL adds 32 exemplars to each batch. All other methods are
+trained alike.
 
     python -m bsce_jax.prepare cifar100 --data_dir data
-    python -m bsce_jax.train --config configs/cifar100.py:method=lucir --workdir runs/lucir
+    python -m bsce_jax.train --config cifar100:method=lucir --workdir runs/lucir
 
 Published average incremental accuracy, in %, ResNet-32, 20 exemplars a class (PODNet, table 1;
 LUCIR's own figures in brackets), for base 50 and increments of 10 and 5; crop and flip, for PODNet
@@ -33,7 +33,7 @@ and brightness (`--config.train.augmentation=crop+flip+brightness`), average / l
 
 Last accuracy for :base=0,increment=20, 2,000 in total, crop and flip: il_baseline with
 cross-entropy 40.34 (BiC, table 3), bic 56.69 (the same), wa 59.20 (WA, table 2).
-The paper's own figures for the balanced loss are not known here.
+Figures of the paper of the balanced loss are missing here.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
 """Handwritten digits: 10 classes in 5 tasks of 2, a few exemplars a class, on a laptop's CPU.
 
-The smallest run that shows what the balanced loss is for: each new class has about 144 training
-images, each old one 10 exemplars.
+The smallest run that shows the effect of the balanced loss: each new class has about 144 training
+images, each old class 10 exemplars.
 
-    python -m bsce_jax.train --config configs/digits.py --workdir runs/digits
+    python -m bsce_jax.train --config digits --workdir runs/digits
 """
 
 from ml_collections import ConfigDict

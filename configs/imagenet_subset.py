@@ -1,17 +1,19 @@
-"""ImageNet-Subset, 100 classes: 50 + 5x10 unless told otherwise, ResNet-18, 90 epochs a task.
+"""ImageNet-Subset, 100 classes: 50 + 5x10 by default, ResNet-18, 90 epochs a task.
 
 LUCIR's training: SGD at 0.1 falling tenfold at epochs 30 and 60, weight decay 1e-4, batch 128,
-random resized crop and flip, 20 exemplars a class; its less-forget weight is 10 here, and it is
-fine-tuned on the balanced memory unless the loss is balanced. PODNet: 0.05, cosine schedule, weight
-decay 5e-4, batch 64, POD-spatial 8, POD-flat 10, fine-tuning at 0.01.
+random resized crop and flip, 20 exemplars a class. LUCIR itself has a less-forget weight of 10
+here, and is fine-tuned on the balanced memory unless the loss is balanced. PODNet has its own
+ResNet-18, also brightness jitter, SGD at 0.05 with the cosine schedule, weight decay 5e-4, batch
+64, POD-spatial 8, POD-flat 10, and fine-tuning at 0.01.
 
-The images lie in DATA_DIR/imagenet-subset/{train,val}/CLASS/*.jpg. They are resized to
-`dataset.image_size` when they are loaded and are held in memory, on the device too: at 224 pixels
-the 129,000 training images take 19 GB. Training crops come from these, not from the full images.
-With DATA_DIR/imagenet-subset-84px/ in their stead, choose image_size=84 and
+The images are in DATA_DIR/imagenet-subset/{train,val}/CLASS/*.jpg. Training images are resized to
+`dataset.image_size` when they are read, and are kept in host and device memory: at 224 pixels the
+129,000 training images take 19 GB. Training crops are taken from the resized images. Test images
+are the central 87.5 %, as with Resize(256) and CenterCrop(224). If the images are in
+DATA_DIR/imagenet-subset-84px/ instead, set `--config.dataset.image_size=84` and
 `--config.model.name=resnet18_cifar`.
 
-    python -m bsce_jax.train --config configs/imagenet_subset.py:method=lucir \
+    python -m bsce_jax.train --config imagenet_subset:method=lucir \
         --config.dataset.data_dir=DATA_DIR --workdir runs/subset
 
 Published average incremental accuracy, in %, 20 exemplars a class, crop and flip, base 50 and
@@ -37,11 +39,12 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.weight_decay = 1e-4
     c.train.augmentation = "resized_crop+flip"
     c.runtime.dtype = "bfloat16"
-    balanced = config.make_loss(c).balanced
     if args.method == "lucir":
         c.method.less_forget = 10.0
-        c.method.finetune_epochs = 0 if balanced else 20
+        c.method.finetune_epochs = 20
     if args.method == "podnet":
+        c.model.name = "resnet18_podnet"
+        c.train.augmentation = "resized_crop+flip+brightness"
         c.train.batch_size = 64
         c.train.learning_rate = 0.05
         c.train.schedule = "cosine"

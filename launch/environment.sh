@@ -1,6 +1,6 @@
-# Makes .venv in the checkout once, and again when the pins or the project's needs change.
-# Sourced by the scripts beside it; takes the extras to install, such as "[dev]".
-# PYTHON names another interpreter than python3.
+# Make .venv in the checkout, and again when constraints.txt or pyproject.toml changes.
+# The scripts in this folder source it; the argument is the extras to install, such as "[dev]".
+# PYTHON is the interpreter, python3 by default.
 
 make_environment() {
   local extras=${1:-} stamp

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on this machine: bash launch/local.sh --config configs/digits.py --workdir runs/digits
-# Makes the environment first. Everything behind the script's name goes to bsce_jax.train.
+# Train on this machine: bash launch/local.sh --config configs/digits.py --workdir runs/digits
+# It makes the environment first. All arguments are passed to bsce_jax.train.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$here/launch/environment.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests: bash launch/test.sh [arguments for pytest]
-# Makes the environment first.
+# Run the tests: bash launch/test.sh [arguments for pytest]
+# It makes the environment first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh

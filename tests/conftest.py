@@ -10,7 +10,24 @@ import tempfile
 import jax
 import pytest
 
+from bsce_jax.data import DATASETS
+from bsce_jax.data.augment import AUGMENTATIONS
+from bsce_jax.data.feed import FEEDS
+from bsce_jax.memory import SELECTIONS
+from bsce_jax.methods import METHODS
+from bsce_jax.methods.criterion import CRITERIA
+from bsce_jax.models import HEADS, NETWORKS
+from bsce_jax.optim import OPTIMIZERS, SCHEDULES
+
+REGISTRIES = (
+    *(AUGMENTATIONS, CRITERIA, DATASETS, FEEDS, HEADS, METHODS, NETWORKS),
+    *(OPTIMIZERS, SCHEDULES, SELECTIONS),
+)
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# shapes that broadcast by chance are mistakes
+# jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +43,14 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, value in settings.items():
         os.environ[name.upper()] = value
         jax.config.update(name, type(getattr(jax.config, name) or "")(value))
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets what a test registers."""
+    for registry in REGISTRIES:
+        for name in ("_things", "_places"):
+            monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
 @pytest.fixture(scope="session")

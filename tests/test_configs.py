@@ -8,10 +8,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from bsce_jax import train
-from bsce_jax.config import make_loss, make_method
-from bsce_jax.methods import method_class, method_names
-from bsce_jax.methods.classification import loss_names
-from bsce_jax.training.run import run
+from bsce_jax.config import make_method
+from bsce_jax.methods import METHODS
+from bsce_jax.methods.criterion import CRITERIA
+from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
@@ -25,18 +25,16 @@ def config_of(file: str, arguments: str = "") -> ConfigDict:
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_method_and_loss_has_a_config(file: str) -> None:
-    for method, loss in itertools.product(method_names(), loss_names()):
+    for method, loss in itertools.product(METHODS, CRITERIA):
         c = config_of(file, f"method={method},loss={loss},base=10,increment=5")
         assert (c.method.name, c.loss.name) == (method, loss)
         assert (c.scenario.base, c.scenario.increment) == (10, 5)
-        assert isinstance(make_method(c), method_class(method))
-        assert (c.memory.size > 0) == method_class(method).memory
-        if make_loss(c).balanced:
-            assert make_method(c).finetuning is None
+        assert isinstance(make_method(c), METHODS[method])
+        assert (c.memory.size > 0) == METHODS[method].memory
 
 
 def test_without_a_loss_a_method_has_its_own() -> None:
-    losses = {m: config_of("cifar100.py", f"method={m}").loss.name for m in method_names()}
+    losses = {m: config_of("cifar100.py", f"method={m}").loss.name for m in METHODS}
     assert losses["podnet"] == "nca"
     assert losses["ss_il"] == losses["lwf"] == "separated_softmax"
     assert losses["lwf_mc"] == "binary_cross_entropy"

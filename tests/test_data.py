@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     path = tmp_path / "data" / cifar100.FOLDER
     tiny_cifar100.write(path, monkeypatch)
     return path
@@ -34,17 +34,19 @@ def assert_same(a: data.Dataset, b: data.Dataset) -> None:
     assert a.class_names == b.class_names
     assert (a.name, a.mean, a.std) == (b.name, b.mean, b.std)
     for x, y in ((a.train, b.train), (a.test, b.test)):
-        assert x.images.dtype == y.images.dtype == np.uint8
+        ours, theirs = data.all_images(x), data.all_images(y)
+        assert ours.dtype == theirs.dtype == np.uint8
         assert x.labels.dtype == y.labels.dtype == np.int32
-        np.testing.assert_array_equal(x.images, y.images)
+        np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(x.labels, y.labels)
+    assert a.identity == b.identity
 
 
 # --- by name
 
 
-def test_unknown_name_is_told_the_nearest_one():
-    assert data.names() == ("cifar100", "digits", "image_folder", "imagenet_subset")
+def test_unknown_name_is_told_the_nearest_one() -> None:
+    assert list(data.DATASETS) == ["cifar100", "digits", "image_folder", "imagenet_subset"]
     with pytest.raises(UserError, match=r"unknown data set 'cifar10'; did you mean cifar100\?"):
         data.load("cifar10", ".")
 
@@ -52,13 +54,14 @@ def test_unknown_name_is_told_the_nearest_one():
 # --- digits
 
 
-def test_digits_are_split_within_each_class():
+def test_digits_are_split_within_each_class() -> None:
     digits = data.load("digits", "nowhere")
-    assert digits.train.images.shape == (1442, 8, 8, 1)
-    assert digits.test.images.shape == (355, 8, 8, 1)
+    train, test = data.all_images(digits.train), data.all_images(digits.test)
+    assert train.shape == (1442, 8, 8, 1)
+    assert test.shape == (355, 8, 8, 1)
     assert digits.image_shape == (8, 8, 1)
     assert digits.num_classes == 10
-    assert digits.train.images.dtype == digits.test.images.dtype == np.uint8
+    assert train.dtype == test.dtype == np.uint8
     assert digits.train.labels.dtype == digits.test.labels.dtype == np.int32
     # the file starts 0 1 2 ... 9 0 1 2 ..., so that the first test image is the fifth 0
     assert digits.train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
@@ -67,19 +70,19 @@ def test_digits_are_split_within_each_class():
     assert np.bincount(digits.train.labels)[[0, 2, 8]].tolist() == [143, 142, 140]
 
 
-def test_digits_are_normalised_by_their_statistics():
+def test_digits_are_normalised_by_their_statistics() -> None:
     digits = data.load("digits", "nowhere")
-    pixels = digits.train.images.astype(np.float64).ravel() / 255
+    pixels = data.all_images(digits.train).astype(np.float64).ravel() / 255
     (mean,), (std,) = digits.mean, digits.std
     assert np.mean((pixels - mean) / std) == pytest.approx(0, abs=1e-9)
     assert np.mean(((pixels - mean) / std) ** 2) == pytest.approx(1)
 
 
-def test_digits_are_those_of_scikit_learn():
+def test_digits_are_those_of_scikit_learn() -> None:
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
     original = datasets.load_digits()
     embedded = data.load("digits", "nowhere")
-    images = np.concatenate([embedded.train.images, embedded.test.images])[..., 0]
+    images = np.concatenate([data.all_images(s) for s in (embedded.train, embedded.test)])[..., 0]
     labels = np.concatenate([embedded.train.labels, embedded.test.labels])
     # back to the file's order: by hand, from the rule of the split
     rank = [np.sum(original.target[:i] == c) for i, c in enumerate(original.target)]
@@ -93,7 +96,9 @@ def test_digits_are_those_of_scikit_learn():
 # --- CIFAR-100, made up
 
 
-def test_planar_images_become_channels_last(tmp_path, monkeypatch):
+def test_planar_images_become_channels_last(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arrays = tiny_cifar100.write(tmp_path / cifar100.FOLDER, monkeypatch)
     tiny = data.load("cifar100", tmp_path)
     assert tiny.image_shape == (32, 32, 3)
@@ -101,12 +106,15 @@ def test_planar_images_become_channels_last(tmp_path, monkeypatch):
     assert tiny.class_names == tiny_cifar100.CLASS_NAMES
     for split, name in ((tiny.train, "train"), (tiny.test, "test")):
         np.testing.assert_array_equal(split.labels, arrays[name + "_labels"])
+        images = data.all_images(split)
         for channel in range(3):
             plane = arrays[name][:, 1024 * channel : 1024 * (channel + 1)]
-            np.testing.assert_array_equal(split.images[..., channel].reshape(-1, 1024), plane)
+            np.testing.assert_array_equal(images[..., channel].reshape(-1, 1024), plane)
 
 
-def test_folder_its_parent_and_archive_are_the_same(folder, tmp_path):
+def test_folder_its_parent_and_archive_are_the_same(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     archive = tiny_cifar100.pack(folder, tmp_path / "any name.tar.gz")
     expected = data.load("cifar100", folder.parent)
     for source in (folder, folder.parent, archive):
@@ -115,7 +123,9 @@ def test_folder_its_parent_and_archive_are_the_same(folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["my data", "nested/data"])
-def test_missing_data_names_the_two_commands(tmp_path, monkeypatch, name):
+def test_missing_data_names_the_two_commands(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         data.load("cifar100", name)
@@ -128,7 +138,7 @@ def test_missing_data_names_the_two_commands(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_changed_file_is_refused_with_both_checksums(folder, name):
+def test_changed_file_is_refused_with_both_checksums(folder: pathlib.Path, name: str) -> None:
     expected = cifar100.MD5[name]
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -138,7 +148,7 @@ def test_changed_file_is_refused_with_both_checksums(folder, name):
         data.load("cifar100", folder.parent)
 
 
-def test_file_that_is_not_there_is_named(folder):
+def test_file_that_is_not_there_is_named(folder: pathlib.Path) -> None:
     (folder / "meta").unlink()
     with pytest.raises(UserError, match=r"cannot read .*meta: No such file"):
         data.load("cifar100", folder.parent)
@@ -151,7 +161,9 @@ def touch(path: pathlib.Path) -> bytes:
     return b"\x80\x02" + tiny_cifar100.global_("posix", "system") + argument + b"R."
 
 
-def test_hostile_pickle_does_not_run(folder, tmp_path, monkeypatch):
+def test_hostile_pickle_does_not_run(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trace = tmp_path / "trace"
     hostile = touch(trace)
     pickle.loads(hostile)
@@ -178,7 +190,9 @@ def test_hostile_pickle_does_not_run(folder, tmp_path, monkeypatch):
         [],
     ],
 )
-def test_pickle_of_something_else_is_refused(folder, monkeypatch, value):
+def test_pickle_of_something_else_is_refused(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
     tiny_cifar100.write_file(folder / "train", tiny_cifar100.pickled(value), monkeypatch)
     with pytest.raises(UserError, match=r"train in .* is not a CIFAR-100 file"):
         data.load("cifar100", folder.parent)
@@ -189,7 +203,7 @@ RECORD = tiny_cifar100.pickled({b"data": np.zeros((1, 3072), np.uint8), b"fine_l
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
-def test_any_damage_is_a_user_error(draw):
+def test_any_damage_is_a_user_error(draw: st.DataObject) -> None:
     """Whatever bytes are changed, reading gives arrays or a `UserError`."""
     content = bytearray(RECORD)
     structure = [*range(200), *range(len(content) - 40, len(content))]
@@ -209,7 +223,9 @@ def test_any_damage_is_a_user_error(draw):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "something else"])
-def test_damaged_archive_is_refused_with_both_checksums(folder, tmp_path, damage):
+def test_damaged_archive_is_refused_with_both_checksums(
+    folder: pathlib.Path, tmp_path: pathlib.Path, damage: str
+) -> None:
     archive = tiny_cifar100.pack(folder, tmp_path / "a.tar.gz")
     content = archive.read_bytes()
     archive.write_bytes(
@@ -226,7 +242,9 @@ def test_damaged_archive_is_refused_with_both_checksums(folder, tmp_path, damage
     assert "\n" not in str(error.value)
 
 
-def test_archive_with_a_changed_file_is_refused(folder, tmp_path):
+def test_archive_with_a_changed_file_is_refused(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     with (folder / "train").open("ab") as f:
         f.write(b"more")
     archive = tiny_cifar100.pack(folder, tmp_path / "a.tar.gz")
@@ -234,7 +252,7 @@ def test_archive_with_a_changed_file_is_refused(folder, tmp_path):
         cifar100.read_official(archive)
 
 
-def test_nothing_is_written_from_an_archive(folder, tmp_path):
+def test_nothing_is_written_from_an_archive(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     archive = tmp_path / "a" / "b" / "evil.tar.gz"
     archive.parent.mkdir(parents=True)
     with tarfile.open(archive, "w:gz") as tar:
@@ -251,14 +269,14 @@ def test_nothing_is_written_from_an_archive(folder, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_source_that_does_not_exist_is_named(tmp_path):
+def test_source_that_does_not_exist_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*nothing\.tar\.gz: No such file"):
         cifar100.read_official(tmp_path / "nothing.tar.gz")
     with pytest.raises(UserError, match="is not the cifar-100-python folder"):
         cifar100.read_official(tmp_path)
 
 
-def test_folder_is_read_without_jax_tfds_and_tensorflow(folder):
+def test_folder_is_read_without_jax_tfds_and_tensorflow(folder: pathlib.Path) -> None:
     script = f"""
 import pathlib, sys
 for name in ("jax", "tensorflow_datasets", "tensorflow", "sklearn"):
@@ -275,7 +293,9 @@ print(len(data.load("digits", "nowhere").train.labels))
     assert result.stdout.split() == ["12", "1442"]
 
 
-def test_prepared_data_without_tfds_says_what_is_missing(tmp_path, monkeypatch):
+def test_prepared_data_without_tfds_says_what_is_missing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / cifar100.PREPARED).mkdir(parents=True)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     monkeypatch.delitem(sys.modules, "bsce_jax.data.cifar100_builder", raising=False)

@@ -1,9 +1,12 @@
 """`python -m bsce_jax.prepare`: a data set is ready afterwards, or nothing has happened."""
 
+import contextlib
 import pathlib
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +22,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     path = tmp_path / "official" / cifar100.FOLDER
     tiny_cifar100.write(path, monkeypatch)
     return path
 
 
 @pytest.fixture
-def data_dir(tmp_path):
+def data_dir(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "my data"
 
 
@@ -35,7 +38,13 @@ def run(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "parent", "archive"])
-def test_prepared_data_equals_the_official_files(folder, data_dir, tmp_path, capfd, form):
+def test_prepared_data_equals_the_official_files(
+    folder: pathlib.Path,
+    data_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capfd: pytest.CaptureFixture[str],
+    form: str,
+) -> None:
     archive = tiny_cifar100.pack(folder, tmp_path / "a.tar.gz")
     source = {"folder": folder, "parent": folder.parent, "archive": archive}[form]
     run("--source", source, "--data_dir", data_dir)
@@ -46,7 +55,9 @@ def test_prepared_data_equals_the_official_files(folder, data_dir, tmp_path, cap
     assert output.err == ""
 
 
-def test_second_time_does_nothing(folder, data_dir, capsys):
+def test_second_time_does_nothing(
+    folder: pathlib.Path, data_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("--source", folder, "--data_dir", data_dir)
     files = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")}
     run("--source", "not looked at", "--data_dir", data_dir)
@@ -54,20 +65,26 @@ def test_second_time_does_nothing(folder, data_dir, capsys):
     assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")} == files
 
 
-def test_unpacked_folder_in_the_data_folder_is_enough(folder, capsys):
+def test_unpacked_folder_in_the_data_folder_is_enough(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("--data_dir", folder.parent)
     assert f"read straight from {folder}" in capsys.readouterr().out
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_digits_need_nothing(tmp_path, monkeypatch, capsys):
+def test_digits_need_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     main(["digits"])
     assert "nothing to prepare" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorflow_is_not_imported_where_it_is_installed(folder, data_dir, tmp_path):
+def test_tensorflow_is_not_imported_where_it_is_installed(
+    folder: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     (tmp_path / "tensorflow.py").write_text("raise AssertionError('tensorflow is imported')")
     script = f"""
 import sys
@@ -88,7 +105,7 @@ assert "tensorflow" not in sys.modules
 # --- what goes wrong
 
 
-def test_command_ends_with_one_line_and_code_2():
+def test_command_ends_with_one_line_and_code_2() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bsce_jax.prepare", "cifar"],
         cwd=ROOT,
@@ -102,7 +119,7 @@ def test_command_ends_with_one_line_and_code_2():
 
 
 @pytest.mark.parametrize("name", ["train", "meta"])
-def test_wrong_file_leaves_nothing(folder, data_dir, name):
+def test_wrong_file_leaves_nothing(folder: pathlib.Path, data_dir: pathlib.Path, name: str) -> None:
     (folder / name).write_bytes(b"not it")
     with pytest.raises(UserError, match=f"{name} in .* its md5 is .*, not {cifar100.MD5[name]}"):
         run("--source", folder, "--data_dir", data_dir)
@@ -119,11 +136,17 @@ def test_wrong_file_leaves_nothing(folder, data_dir, name):
         ),
     ],
 )
-def test_interruption_leaves_nothing(folder, data_dir, monkeypatch, stop, expected):
+def test_interruption_leaves_nothing(
+    folder: pathlib.Path,
+    data_dir: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: BaseException,
+    expected: contextlib.AbstractContextManager[object],
+) -> None:
     from bsce_jax.data import cifar100_builder
 
-    def generate(self, split):
-        yield 0, {"image": split.images[0], "label": 0}
+    def generate(self: object, split: data.Source) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield 0, {"image": split.images([0])[0], "label": 0}
         assert list(data_dir.rglob("*incomplete*")) != []
         raise stop
 
@@ -134,7 +157,9 @@ def test_interruption_leaves_nothing(folder, data_dir, monkeypatch, stop, expect
 
 
 @pytest.mark.parametrize("download", [False, True])
-def test_data_folder_that_cannot_be_written(folder, tmp_path, monkeypatch, download):
+def test_data_folder_that_cannot_be_written(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, download: bool
+) -> None:
     monkeypatch.setattr(cifar100, "URL", "file:///nowhere")
     (tmp_path / "file").touch()
     source = () if download else ("--source", folder)
@@ -145,7 +170,9 @@ def test_data_folder_that_cannot_be_written(folder, tmp_path, monkeypatch, downl
 @pytest.mark.parametrize(
     "pattern", ["*test.array_record*", "*train.array_record*", "features.json"]
 )
-def test_damaged_prepared_data_is_refused(folder, data_dir, pattern):
+def test_damaged_prepared_data_is_refused(
+    folder: pathlib.Path, data_dir: pathlib.Path, pattern: str
+) -> None:
     run("--source", folder, "--data_dir", data_dir)
     (file,) = data_dir.rglob(pattern)
     file.rename(file.with_name("gone"))
@@ -156,7 +183,12 @@ def test_damaged_prepared_data_is_refused(folder, data_dir, pattern):
 # --- downloads
 
 
-def test_download(folder, data_dir, tmp_path, monkeypatch):
+def test_download(
+    folder: pathlib.Path,
+    data_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     archive = tiny_cifar100.pack(folder, tmp_path / "a.tar.gz")
     monkeypatch.setattr(cifar100, "URL", archive.as_uri())
     run("--data_dir", data_dir)
@@ -164,7 +196,12 @@ def test_download(folder, data_dir, tmp_path, monkeypatch):
     assert [path.name for path in data_dir.iterdir()] == ["cifar100_python"]
 
 
-def test_download_of_something_else_leaves_nothing(folder, data_dir, tmp_path, monkeypatch):
+def test_download_of_something_else_leaves_nothing(
+    folder: pathlib.Path,
+    data_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (tmp_path / "page").write_text("<html>log in first</html>")
     monkeypatch.setattr(cifar100, "URL", (tmp_path / "page").as_uri())
     with pytest.raises(UserError, match="md5"):
@@ -172,7 +209,7 @@ def test_download_of_something_else_leaves_nothing(folder, data_dir, tmp_path, m
     assert list(data_dir.rglob("*")) == []
 
 
-def test_offline_says_what_to_do(data_dir, monkeypatch):
+def test_offline_says_what_to_do(data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))  # and does not listen: the connection is refused
         port = server.getsockname()[1]
@@ -188,7 +225,7 @@ def test_offline_says_what_to_do(data_dir, monkeypatch):
     assert list(data_dir.rglob("*")) == []
 
 
-def test_silent_server_is_given_up(data_dir, monkeypatch):
+def test_silent_server_is_given_up(data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bsce_jax.prepare.TIMEOUT", 0.2)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -201,7 +238,7 @@ def test_silent_server_is_given_up(data_dir, monkeypatch):
 # --- the real thing
 
 
-def test_real_cifar100(cifar100_folder, data_dir):
+def test_real_cifar100(cifar100_folder: pathlib.Path, data_dir: pathlib.Path) -> None:
     official = data.load("cifar100", cifar100_folder.parent)
     run("--source", cifar100_folder, "--data_dir", data_dir)
     assert_same(data.load("cifar100", data_dir), official)
@@ -210,5 +247,5 @@ def test_real_cifar100(cifar100_folder, data_dir):
     assert np.bincount(official.train.labels).tolist() == [500] * 100
     assert np.bincount(official.test.labels).tolist() == [100] * 100
     # the published mean is that of the training images, in the order red, green, blue
-    mean = official.train.images.mean(axis=(0, 1, 2)) / 255
+    mean = data.all_images(official.train).mean(axis=(0, 1, 2)) / 255
     np.testing.assert_allclose(mean, official.mean, atol=1e-4)

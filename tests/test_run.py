@@ -19,9 +19,11 @@ from ml_collections import ConfigDict
 
 from bsce_jax import train
 from bsce_jax.errors import UserError
-from bsce_jax.training.experiment import Experiment
-from bsce_jax.training.run import run
-from bsce_jax.training.workdir import Log, claimed
+from bsce_jax.runs.folder import claimed
+from bsce_jax.runs.log import Log
+from bsce_jax.training.loop import run
+from bsce_jax.training.problem import Problem
+from bsce_jax.training.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -49,7 +51,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_the_work_directory_holds_what_other_programs_rely_on(finished: pathlib.Path) -> None:
     results = json.loads((finished / "results.json").read_text())
-    assert results["schema"] == 1
+    assert results["schema"] == 2
+    assert results["seed"] == 0
+    assert results["class_names"] == [str(digit) for digit in range(10)]
     assert results["method"] == "il_baseline"
     assert results["loss"] == "balanced_softmax"
     assert results["dataset"] == "digits"
@@ -122,7 +126,8 @@ def test_predictions_that_were_lost_are_missed_at_once(
     folder = shutil.copytree(finished, tmp_path / "copy")
     (folder / "predictions" / "task_02.npz").unlink()
     assert len(run(digits(), folder)["tasks"]) == 5  # results.json is all that is asked for
-    shutil.rmtree(max((folder / "checkpoints").glob("*"), key=lambda path: int(path.name)))
+    checkpoints = [path for path in (folder / "checkpoints").iterdir() if path.is_dir()]
+    shutil.rmtree(max(checkpoints, key=lambda path: int(path.name)))
     log = (folder / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"task_02\.npz is missing"):
         run(digits(), folder)
@@ -229,20 +234,26 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: pathlib.Path) -> No
     assert "resuming task 1/2" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", ["", "method=replay", "base=1,increment=3"])
-def test_the_train_step_compiles_at_most_twice(arguments: str, tmp_path: pathlib.Path) -> None:
-    compiled: list[Any] = []
-    original = Experiment.__init__
+@pytest.mark.parametrize(
+    ("arguments", "programs"),
+    [("", 2), ("method=replay", 2), ("base=1,increment=3", 2), ("method=podnet", 3)],
+)
+def test_the_train_step_compiles_once_for_each_kind_of_stage(
+    arguments: str, programs: int, tmp_path: pathlib.Path
+) -> None:
+    """In the first task, in later ones, and for the fine-tuning of the head alone."""
+    trainers: list[Trainer] = []
+    original = Trainer.__init__
 
-    def remember(self: Experiment, *arguments: Any) -> None:
-        original(self, *arguments)
-        compiled.append(self.train_chunk)
+    def remember(self: Trainer, *given: Any) -> None:
+        original(self, *given)
+        trainers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Experiment, "__init__", remember)
+        patch.setattr(Trainer, "__init__", remember)
         results = run(digits(arguments), tmp_path)
     assert len(results["tasks"]) > 2
-    assert 1 <= compiled[0]._cache_size() <= 2
+    assert trainers[0].compiled == programs
 
 
 def test_a_second_run_compiles_nothing(tmp_path: pathlib.Path) -> None:
@@ -267,15 +278,16 @@ def test_a_second_run_compiles_nothing(tmp_path: pathlib.Path) -> None:
     assert kept[0] == kept[1]
 
 
-def test_an_experiment_that_ended_holds_no_device_memory() -> None:
+def test_a_trainer_that_ended_holds_no_device_memory() -> None:
     """Many runs share a process in a study; Python's search for cycles may come too late."""
     gc.disable()
     try:
-        experiment = Experiment(digits())
-        experiment.train_eye.features(experiment.initial_model, np.arange(4))
-        ended = weakref.ref(experiment)
-        del experiment
-        assert ended() is None
+        trainer = Trainer(Problem(digits()))
+        probe = trainer.probe(trainer.problem.network)
+        probe.features(probe.initial, np.arange(4))
+        ended = [weakref.ref(x) for x in (trainer, trainer.feed, probe)]
+        del trainer, probe
+        assert [ref() for ref in ended] == [None] * 3
     finally:
         gc.enable()
 
@@ -299,7 +311,8 @@ def test_results_do_not_depend_on_the_number_of_devices(
     read = lambda path: [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
     one_log, two_log = read(finished), read(folder)
     first = [(a["loss"], b["loss"]) for a, b in zip(one_log, two_log, strict=True) if "loss" in a]
-    np.testing.assert_allclose(*zip(*first[:2], strict=True), rtol=1e-3)
+    ones, twos = zip(*first[:2], strict=True)
+    np.testing.assert_allclose(ones, twos, rtol=1e-3)
     results = json.loads((folder / "results.json").read_text())
     assert len(results["environment"]["devices"]) == 2
 
@@ -313,7 +326,7 @@ def test_finetune_without_memory_has_no_nme(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_diverging_run_stops_with_a_clear_line(tmp_path: pathlib.Path) -> None:
-    config = digits(**{"train.learning_rate": 1e12})
+    config = digits("", **{"train.learning_rate": 1e12})
     with pytest.raises(UserError, match=r"not finite in task 1, epoch \d.*learning_rate"):
         run(config, tmp_path)
 
@@ -342,7 +355,7 @@ def test_a_run_on_arrays_needs_none_of_the_heavy_packages(tmp_path: pathlib.Path
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({[*heavy, 'tensorflow_datasets']}))\n"
         "from bsce_jax.train import parse\n"
-        "from bsce_jax.training.run import run\n"
+        "from bsce_jax.training.loop import run\n"
         "run(*parse(sys.argv[1:]))"
     )
     words = ["--config=configs/digits.py:base=5,increment=5", f"--workdir={tmp_path}/run"]

@@ -7,11 +7,12 @@ from typing import Any
 
 import common
 import pytest
+import small
 import study
 import tables
 
-from bsce_jax import train
 from bsce_jax.errors import UserError
+from bsce_jax.methods import METHODS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -39,7 +40,7 @@ def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 def test_every_run_is_a_config_that_exists(trained: dict[str, Any]) -> None:
     for protocol in study.PROTOCOLS:
         runs = [r for r in study.all_runs(reduced=False) if r.protocol == protocol and r.seed == 0]
-        assert len(runs) == len({r.path for r in runs}) == 2 * len(study.METHODS)
+        assert len(runs) == len({r.path for r in runs}) == 2 * len(study.METHODS) - 1
         trained.clear()
         for run in runs:
             run.train({"train.epochs": 3})
@@ -49,9 +50,46 @@ def test_every_run_is_a_config_that_exists(trained: dict[str, Any]) -> None:
             assert config.memory.size == protocol.size
             assert config.train.epochs == 3
             assert config.scenario.class_order == "1993"
-        finetuned = {name: c.method.get("finetune_epochs", 0) for name, c in trained.items()}
-        assert finetuned["podnet-nca-0"] == 20
-        assert finetuned["podnet-balanced_softmax-0"] == 0
+            assert config.train.finetuning == "auto"  # a balanced loss does without
+        assert {name for name in trained if name.startswith("icarl")} == {
+            "icarl-binary_cross_entropy-0"
+        }
+
+
+def test_methods_are_compared_under_losses_that_differ() -> None:
+    assert common.losses("il_baseline") == ("cross_entropy", "balanced_softmax")
+    assert common.losses("podnet") == ("nca", "balanced_softmax")
+    assert common.losses("ss_il") == ("separated_softmax", "balanced_softmax")
+    assert common.losses("lwf_mc") == common.losses("icarl") == ("binary_cross_entropy",)
+    assert common.losses("lwf") == ("separated_softmax",)
+    assert common.losses("joint") == common.losses("fetril") == ("cross_entropy",)
+    assert set(METHODS) >= common.INDIFFERENT.keys()
+
+
+def test_the_small_table_shows_no_training_twice() -> None:
+    for epochs in small.EPOCHS:
+        lines = small.table(epochs).splitlines()[2:]
+        rows = [line.split(" | ")[2:] for line in lines]
+        assert rows
+        assert all(row not in rows[:i] for i, row in enumerate(rows))
+        for method in common.INDIFFERENT:
+            assert sum(line.startswith(f"| `{method}` |") for line in lines) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "podnt"], "unknown method 'podnt'; did you mean podnet"),
+        (["--losses", "ncaa"], "unknown loss 'ncaa'; did you mean nca"),
+        (["--seeds", "7"], "unknown seed '7'; valid: 0, 1, 2"),
+    ],
+)
+def test_a_slip_in_the_small_study_is_named(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["small", *words])
+    with pytest.raises(UserError, match=re.escape(message)):
+        small.main()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +97,7 @@ def test_every_run_is_a_config_that_exists(trained: dict[str, Any]) -> None:
     [
         (["--methods", "podnt"], "unknown method of the study 'podnt'; did you mean podnet"),
         (["--seeds", "9"], "unknown seed '9'; valid: 0, 1, 2"),
-        (["--lst"], "what is '--lst'"),
+        (["--lst"], "unknown flag '--lst'; did you mean --list?"),
         (["--seeds", "x"], "invalid int value"),
     ],
 )
@@ -123,5 +161,5 @@ def test_the_results_that_are_kept_can_be_read() -> None:
 
 
 def test_a_typo_among_the_fields_is_named(trained: dict[str, Any]) -> None:
-    with pytest.raises(train.UserError, match="did you mean epochs"):
+    with pytest.raises(UserError, match="did you mean epochs"):
         next(study.all_runs(reduced=True)).train({"train.epoch": 1})

@@ -1,56 +1,52 @@
-"""Where images come from: data sets by name, and their augmentation on the device."""
+"""Data sets by name, plans of the training order, augmentation, and feeds to the devices."""
 
 import os
 import pathlib
-from collections.abc import Callable
 
 from bsce_jax.data import cifar100, digits
-from bsce_jax.data.source import Dataset, Split
-from bsce_jax.errors import UserError, unknown
+from bsce_jax.data.source import DATASETS, ArraySource, Dataset, Source, all_images
 
-__all__ = ["Dataset", "Split", "load", "names"]
-
-# of one image size
-_ARRAYS: dict[str, Callable[[pathlib.Path], Dataset]] = {
-    "cifar100": cifar100.load,
-    "digits": digits.load,
-}
-# of images that are decoded at the size asked for
-_FOLDERS = ("image_folder", "imagenet_subset")
-
-
-def names() -> tuple[str, ...]:
-    """Returns the name of every data set that `load` knows."""
-    return (*_ARRAYS, *_FOLDERS)
+__all__ = [
+    "DATASETS",
+    "ArraySource",
+    "Dataset",
+    "Source",
+    "all_images",
+    "cifar100",
+    "digits",
+    "load",
+]
 
 
 def load(name: str, data_dir: str | os.PathLike[str], image_size: int | None = None) -> Dataset:
-    """Loads a data set into memory.
+    """Load a data set by its name.
 
     Args:
-      name: one of `names()`.
-      data_dir: the folder that data sets live in, see `python -m bsce_jax.prepare --help`; for
-        `image_folder`, the folder of the images itself.
-      image_size: height and width of the images in pixels. Images in folders need it; None
-        leaves other data sets as they are, see `Dataset.resized` for what else they can be.
+      name: one of `DATASETS`.
+      data_dir: the folder of data sets, see `python -m bsce_jax.prepare --help`; for
+        `image_folder`, the folder of the images.
+      image_size: height and width of the images in pixels. Images in folders need it.
+        For other data sets None keeps the original size; see `Dataset.resized` for valid sizes.
 
     Raises:
-      UserError: no such name, no such size, or the data is missing or damaged; the message says
-        how to get it.
+      UserError: an unknown name, an invalid size, or missing or damaged data; the message says
+        how to get the data.
     """
-    path = pathlib.Path(data_dir)
-    if name in _FOLDERS:
-        if image_size is None:
-            raise UserError(
-                f"dataset.image_size is needed for {name}: the height and width, in pixels, "
-                "that its images are resized to"
-            )
-        from bsce_jax.data import image_folder  # it needs Pillow, and arrays do not
+    dataset = DATASETS[name](pathlib.Path(data_dir), image_size)
+    if image_size is None or dataset.image_shape[:2] == (image_size, image_size):
+        return dataset
+    return dataset.resized(image_size)
 
-        if name == "imagenet_subset":
-            return image_folder.load_imagenet_subset(path, image_size)
-        return image_folder.load(path, image_size)
-    if name not in _ARRAYS:
-        raise unknown("data set", name, names())
-    dataset = _ARRAYS[name](path)
-    return dataset if image_size is None else dataset.resized(image_size)
+
+@DATASETS.register("image_folder")
+def _image_folder(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
+    from bsce_jax.data import image_folder  # imports Pillow, which other data sets do not need
+
+    return image_folder.load(data_dir, image_size)
+
+
+@DATASETS.register("imagenet_subset")
+def _imagenet_subset(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
+    from bsce_jax.data import image_folder
+
+    return image_folder.load_imagenet_subset(data_dir, image_size)

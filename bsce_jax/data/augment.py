@@ -1,12 +1,12 @@
-"""Random changes to a batch of images, on the device, each sample with its own.
+"""Random augmentation of a batch of images, on the device, drawn for each sample.
 
-Every function works on a whole batch [batch, height, width, channels] and is pure: what happens
-to a sample depends on the key and on its position in the batch alone, so it is the same however
-the batch is sharded. Integer images mean 0 to 255, floating-point images 0 to 1.
+Every function is pure and takes a whole batch [batch, height, width, channels]. The result for a
+sample depends only on the key, the image and its position in the batch, and not on the sharding.
+Integer images have the range 0 to 255, floating-point images 0 to 1.
 """
 
-import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -14,11 +14,20 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from bsce_jax.errors import unknown
+from bsce_jax.errors import UserError, unknown
+from bsce_jax.registry import Registry
+
+# (key, images), uint8 or float32 in [0, 1] -> such images of the same shape
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+
+_AREA = (0.08, 1.0)  # area of a random box, as a share of the image's
+_RATIO = (3 / 4, 4 / 3)  # width / height of the box
+_TRIES = 10
 
 
 def to_float(images: ArrayLike) -> jax.Array:
-    """Scales integer images to float32 in [0, 1]; leaves floating-point images alone."""
+    """Scale integer images to float32 in [0, 1]; return floating-point images unchanged."""
     images = jnp.asarray(images)
     if jnp.issubdtype(images.dtype, jnp.integer):
         return images.astype(jnp.float32) / 255
@@ -26,7 +35,7 @@ def to_float(images: ArrayLike) -> jax.Array:
 
 
 def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Subtracts a mean and divides by a standard deviation, channel by channel.
+    """Subtract a mean and divide by a standard deviation, channel by channel.
 
     Args:
       images: [..., channels], uint8 or floating-point.
@@ -37,16 +46,19 @@ def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
       [..., channels], floating-point.
     """
     images = to_float(images)
-    return (images - jnp.array(mean, images.dtype)) / jnp.array(std, images.dtype)
+    per_channel = (*(1,) * (images.ndim - 1), -1)
+    centre, scale = (jnp.array(x, images.dtype).reshape(per_channel) for x in (mean, std))
+    return (images - centre) / scale
 
 
-def random_crop(key: jax.Array, images: ArrayLike, padding: int) -> jax.Array:
-    """Pads the images with zeros on all sides and cuts a window of the old size out of each.
+@AUGMENTATIONS.register("crop")
+def random_crop(key: jax.Array, images: ArrayLike, padding: int = 4) -> jax.Array:
+    """Pad each image with zeros on all sides, and crop a random window of the original size.
 
     Args:
       key: of the random numbers.
       images: [batch, height, width, channels].
-      padding: in pixels; every one of the (2 padding + 1)^2 windows is as likely.
+      padding: in pixels, CIFAR's usual 4; the (2 padding + 1)^2 windows are equally likely.
 
     Returns:
       As `images`.
@@ -63,11 +75,12 @@ def random_crop(key: jax.Array, images: ArrayLike, padding: int) -> jax.Array:
 
 
 def random_boxes(key: jax.Array, batch: int, image_size: tuple[int, int]) -> jax.Array:
-    """Draws the boxes of a random resized crop (Szegedy et al., "Going deeper with convolutions").
+    """Draw the boxes of a random resized crop, as torchvision's RandomResizedCrop does.
 
     The share of the image's area is uniform in [0.08, 1], the logarithm of width / height uniform
-    in [log 3/4, log 4/3]; what would be longer than the image is cut to it, so that such a box
-    has less area. The place is uniform among those inside the image.
+    in [log 3/4, log 4/3]; both sides are rounded. The first of 10 draws that fits into the image is
+    taken, and its place is uniform among the pixels. If none fits, the box is the largest central
+    one with a width / height in that range. (Szegedy et al., "Going deeper with convolutions".)
 
     Args:
       key: of the random numbers.
@@ -75,20 +88,34 @@ def random_boxes(key: jax.Array, batch: int, image_size: tuple[int, int]) -> jax
       image_size: height and width, in pixels.
 
     Returns:
-      float32 [batch, 2, 2]: the upper left corner (y, x) of each box and its size (height,
-      width), in pixels and fractions of them.
+      int32 [batch, 2, 2]: the upper left corner (y, x) of each box and its size (height, width),
+      in pixels.
     """
-    limits = jnp.array(image_size, jnp.float32)
-    area, ratio, *place = jax.random.uniform(key, (batch, 4)).T
-    area = jnp.prod(limits) * (0.08 + 0.92 * area)
-    ratio = jnp.exp(math.log(4 / 3) * (2 * ratio - 1))
-    size = jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], axis=1)
-    size = jnp.minimum(size, limits)
-    return jnp.stack([(limits - size) * jnp.stack(place, axis=1), size], axis=1)
+    height, width = image_size
+    limits = jnp.array([image_size])
+    # one draw for the batch: a sample's numbers depend only on the key and its row
+    numbers = jax.random.uniform(key, (batch, 2 * _TRIES + 2))
+    share, log_ratio, place = jnp.split(numbers, [_TRIES, 2 * _TRIES], axis=1)
+    area = height * width * (_AREA[0] + (_AREA[1] - _AREA[0]) * share)
+    low, high = map(math.log, _RATIO)
+    ratio = jnp.exp(low + (high - low) * log_ratio)
+    sizes = jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], axis=2)
+    sizes = jnp.round(sizes).astype(jnp.int32)  # [batch, tries, 2]
+    fits = ((sizes > 0) & (sizes <= limits[None])).all(axis=2)
+    found = fits.any(axis=1, keepdims=True)
+    first = jnp.take_along_axis(sizes, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+    middle = [min(height, round(width / _RATIO[0])), min(width, round(height * _RATIO[1]))]
+    size = jnp.where(found, first, jnp.array([middle]))
+    room = limits - size
+    anywhere = jnp.floor(place * (room + 1)).astype(jnp.int32)
+    return jnp.stack([jnp.where(found, anywhere, room // 2), size], axis=1)
 
 
+@AUGMENTATIONS.register("resized_crop")
 def random_resized_crop(key: jax.Array, images: ArrayLike) -> jax.Array:
-    """Cuts a random box out of each image and stretches it to the image's size, bilinearly.
+    """Crop a random box of each image, and resize it bilinearly to the image's size.
+
+    At the edges of the box the filter also reads pixels outside the box; torchvision's does not.
 
     Args:
       key: of the random numbers.
@@ -102,18 +129,19 @@ def random_resized_crop(key: jax.Array, images: ArrayLike) -> jax.Array:
     boxes = random_boxes(key, batch, (height, width))
 
     def cut(image: jax.Array, box: jax.Array) -> jax.Array:
-        corner, size = box
-        scale = jnp.array([height, width]) / size
+        corner, size = box.astype(jnp.float32)
+        scale = jnp.array([height, width], jnp.float32) / size
         return jax.image.scale_and_translate(
             image, image.shape, (0, 1), scale, -corner * scale, "linear", antialias=True
         )
 
-    # weights add up to 1 but for rounding
+    # the weights add up to 1 only up to rounding
     return jnp.clip(jax.vmap(cut)(images, boxes), 0, 1)
 
 
+@AUGMENTATIONS.register("flip")
 def random_flip(key: jax.Array, images: ArrayLike) -> jax.Array:
-    """Mirrors each image left to right with probability 1/2.
+    """Mirror each image left to right with probability 1/2.
 
     Args:
       key: of the random numbers.
@@ -127,13 +155,14 @@ def random_flip(key: jax.Array, images: ArrayLike) -> jax.Array:
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
-def random_brightness(key: jax.Array, images: ArrayLike, strength: float) -> jax.Array:
-    """Multiplies each image by a factor of its own and clips to [0, 1].
+@AUGMENTATIONS.register("brightness")
+def random_brightness(key: jax.Array, images: ArrayLike, strength: float = 63 / 255) -> jax.Array:
+    """Multiply each image by a random factor and clip to [0, 1].
 
     Args:
       key: of the random numbers.
       images: [batch, height, width, channels], uint8 or floating-point.
-      strength: the factor is uniform in [1 - strength, 1 + strength].
+      strength: the factor is uniform in [1 - strength, 1 + strength]; PODNet's is 63/255.
 
     Returns:
       [batch, height, width, channels], floating-point in [0, 1].
@@ -145,38 +174,33 @@ def random_brightness(key: jax.Array, images: ArrayLike, strength: float) -> jax
     return jnp.clip(images * factor, 0, 1)
 
 
-_PARTS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "crop": functools.partial(random_crop, padding=4),
-    "resized_crop": random_resized_crop,
-    "flip": random_flip,
-    # PODNet's strength
-    "brightness": functools.partial(random_brightness, strength=63 / 255),
-}
-
-
-def make_augment(policy: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Builds an augmentation of parts, which are applied in the order given.
+def make_augment(policy: str) -> Augmentation:
+    """Compose an augmentation of parts, applied in the given order.
 
     Args:
-      policy: `"none"`, or `"crop"`, `"resized_crop"`, `"flip"` and `"brightness"` joined by
-        `"+"`; LUCIR's is `"crop+flip"` for CIFAR-100 and `"resized_crop+flip"` for ImageNet,
-        PODNet's `"crop+flip+brightness"` for CIFAR-100.
+      policy: `"none"`, or names of `AUGMENTATIONS` joined by `"+"`: `"crop"`, `"resized_crop"`,
+        `"flip"` and `"brightness"`. LUCIR's is `"crop+flip"` for CIFAR-100 and
+        `"resized_crop+flip"` for ImageNet, PODNet's `"crop+flip+brightness"` for CIFAR-100.
 
     Returns:
       A function of a key and of uint8 images [batch, height, width, channels] that returns
       float32 images in [0, 1] of the same shape, not normalised.
 
     Raises:
-      UserError: no such part.
+      UserError: an unknown part.
     """
-    parts = [] if policy == "none" else policy.split("+")
-    for part in parts:
-        if part not in _PARTS:
-            raise unknown("augmentation", part, ["none", *_PARTS])
+    if re.search(r"[,;\s]", policy):
+        joined = "+".join(re.findall(r"[^+,;\s]+", policy))
+        raise UserError(f"augmentation {policy!r}: join its parts with '+', as in {joined!r}")
+    names = [] if policy == "none" else policy.split("+")
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown(AUGMENTATIONS.kind, name, ["none", *AUGMENTATIONS])
+    parts = [AUGMENTATIONS[name] for name in names]
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         for i, part in enumerate(parts):
-            images = _PARTS[part](jax.random.fold_in(key, i), images)
+            images = part(jax.random.fold_in(key, i), images)
         return to_float(images)
 
     return augment

@@ -1,9 +1,9 @@
 """CIFAR-100 (Krizhevsky, 2009): 60000 images of 32x32 pixels in 100 classes.
 
-Read from the official files for Python, either unpacked (the folder `cifar-100-python`) or as
-`cifar-100-python.tar.gz`, or from the tfds data set that `python -m bsce_jax.prepare` makes of
-them. All give the same arrays, in the order of the official files. Those are pickles, so their
-md5 is checked and they are read by an unpickler that can build nothing but plain data.
+Training reads the unpacked official files for Python (the folder `cifar-100-python`), or the tfds
+data set that `python -m bsce_jax.prepare` makes from them or from `cifar-100-python.tar.gz`. All
+give the same arrays, in the order of the official files. The official files are pickles: their md5
+is checked, and they are read by an unpickler that builds only plain data.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bsce_jax.data.source import Dataset, Split
+from bsce_jax.data.source import DATASETS, ArraySource, Dataset
 from bsce_jax.errors import UserError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
@@ -30,28 +30,30 @@ MD5 = {
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
     "meta": "7973b15100ade9c7d40fb424638fde48",
 }
-# LUCIR's, which the literature uses; std is smaller than over all pixels (0.267, 0.256, 0.276)
+# LUCIR's, used in the literature; the std over all pixels is larger (0.267, 0.256, 0.276)
 MEAN = (0.5071, 0.4866, 0.4409)
 STD = (0.2009, 0.1984, 0.2023)
-# where the tfds data set lives in a data folder: the builder's name and version
+# the tfds data set in a data folder: name and version of the builder
 PREPARED = pathlib.Path("cifar100_python", "1.0.0")
 
 T = TypeVar("T")
 
 
-def load(data_dir: pathlib.Path) -> Dataset:
-    """Loads CIFAR-100 from a data folder: of the official folder in it, or else as prepared.
+@DATASETS.register("cifar100")
+def load(data_dir: pathlib.Path, image_size: int | None = None) -> Dataset:
+    """Load CIFAR-100 from a data folder: the official folder in it, else the prepared data.
 
     Args:
-      data_dir: holds `cifar-100-python/` or `cifar100_python/`.
+      data_dir: contains `cifar-100-python/` or `cifar100_python/`.
+      image_size: not used; see `Dataset.resized`.
 
     Raises:
-      UserError: it holds neither, or the files are damaged.
+      UserError: it contains neither, or the files are damaged.
     """
     if folder := official_folder(data_dir):
         return read_official(folder)
     if os.path.isdir(data_dir / PREPARED):
-        from bsce_jax.data import cifar100_builder  # tfds is needed for prepared data only
+        from bsce_jax.data import cifar100_builder  # imports tfds, which only prepared data needs
 
         return cifar100_builder.read(data_dir)
     target = shlex.quote(str(data_dir))
@@ -64,21 +66,21 @@ def load(data_dir: pathlib.Path) -> Dataset:
 
 
 def official_folder(path: pathlib.Path) -> pathlib.Path | None:
-    """Finds the unpacked official folder: in a folder, or the folder itself."""
+    """Find the unpacked official folder: in a folder, or the folder itself; None if neither."""
     for folder in (path / FOLDER, path):
-        if os.path.isfile(folder / "train"):  # False, too, for a folder that may not be read
+        if os.path.isfile(folder / "train"):  # also False for a folder without read permission
             return folder
     return None
 
 
 def read_official(source: pathlib.Path) -> Dataset:
-    """Reads the official files.
+    """Read the official files.
 
     Args:
-      source: the official archive, the unpacked folder, or the folder that this one is in.
+      source: the official archive, the unpacked folder, or the parent of the unpacked folder.
 
     Raises:
-      UserError: the files are not there, or not the official ones.
+      UserError: the files are missing, or are not the official ones.
     """
     try:
         contents = _read_folder(source) if source.is_dir() else _read_archive(source)
@@ -97,12 +99,12 @@ def read_official(source: pathlib.Path) -> Dataset:
 def _read_folder(source: pathlib.Path) -> dict[str, bytes]:
     folder = official_folder(source)
     if folder is None:
-        raise UserError(f"{source} is not the {FOLDER} folder and does not hold it")
+        raise UserError(f"{source} is not the {FOLDER} folder and does not contain it")
     return {name: (folder / name).read_bytes() for name in MD5}
 
 
 def _read_archive(source: pathlib.Path) -> dict[str, bytes]:
-    """Reads the three files out of the archive; nothing is extracted to disk."""
+    """Read the three files out of the archive; nothing is extracted to disk."""
     contents = {}
     with source.open("rb") as f:
         md5 = hashlib.file_digest(f, _md5).hexdigest()
@@ -130,7 +132,7 @@ def _parse(
     name: str,
     convert: Callable[[dict[bytes, Any]], T],
 ) -> T:
-    """Checks and unpickles one of the official files."""
+    """Check and unpickle one of the official files."""
     content = contents[name]
     if (md5 := _md5(content).hexdigest()) != MD5[name]:
         raise UserError(
@@ -147,10 +149,10 @@ def _md5(content: bytes = b"") -> "hashlib._Hash":
     return hashlib.md5(content, usedforsecurity=False)
 
 
-def _split(record: dict[bytes, Any]) -> Split:
+def _split(record: dict[bytes, Any]) -> ArraySource:
     images = record[b"data"].values.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     labels = np.array(record[b"fine_labels"], np.int32)
-    return Split(np.ascontiguousarray(images), labels)
+    return ArraySource(np.ascontiguousarray(images), labels)
 
 
 def _class_names(record: dict[bytes, Any]) -> tuple[str, ...]:
@@ -169,7 +171,7 @@ class _UInt8:
 
 
 class _Array:
-    """Stands in for numpy's array: holds uint8 values and can do nothing."""
+    """Stands in for numpy's array: stores uint8 values and has no other behaviour."""
 
     def __init__(self, *_: object):
         self.values = np.empty(0, np.uint8)
@@ -187,7 +189,7 @@ _STAND_INS: dict[tuple[str, str], type] = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds strings, numbers, lists, dicts and uint8 arrays; anything else is refused."""
+    """Builds strings, numbers, lists, dicts and uint8 arrays, and refuses anything else."""
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in _STAND_INS:
@@ -203,6 +205,7 @@ _MALFORMED = (
     LookupError,
     MemoryError,
     TypeError,
+    UserError,  # raised by ArraySource for invalid arrays
     ValueError,
     pickle.UnpicklingError,
 )

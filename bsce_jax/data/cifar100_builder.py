@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bsce_jax.data import cifar100
-from bsce_jax.data.source import Dataset, Split
+from bsce_jax.data.source import ArraySource, Dataset, Source, all_images
 from bsce_jax.errors import UserError
 
 try:
@@ -24,11 +24,11 @@ except ModuleNotFoundError as error:
 
 
 class Cifar100Python(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # tfds has no types
-    """Makes the data set of the official files, its records in their order.
+    """The tfds builder of the official files, with the records in the same order.
 
     Args:
       source: the official archive or the unpacked folder.
-      **kwargs: see tfds; the file format must be `array_record`, the others need TensorFlow.
+      **kwargs: see tfds; the file format must be `array_record`, since others need TensorFlow.
     """
 
     VERSION = tfds.core.Version(cifar100.PREPARED.name)
@@ -38,7 +38,7 @@ class Cifar100Python(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # 
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # stored as bytes: the default, a list of int64, takes six times as long to write
+        # stored as bytes: writing the default, a list of int64, takes six times as long
         image = tfds.features.Tensor(shape=(32, 32, 3), dtype=np.uint8, encoding="bytes")
         label = tfds.features.ClassLabel(num_classes=100)
         return tfds.core.DatasetInfo(
@@ -58,13 +58,13 @@ class Cifar100Python(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # 
             "test": self._generate_examples(dataset.test),
         }
 
-    def _generate_examples(self, split: Split) -> Iterator[tuple[int, Any]]:
-        for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+    def _generate_examples(self, split: Source) -> Iterator[tuple[int, Any]]:
+        for i, (image, label) in enumerate(zip(all_images(split), split.labels, strict=True)):
             yield i, {"image": image, "label": int(label)}
 
 
 def prepare(source: pathlib.Path, data_dir: pathlib.Path) -> None:
-    """Prepares CIFAR-100 in a data folder: completely, or, whatever happens, not at all.
+    """Prepare CIFAR-100 in a data folder; after an error nothing is left in it.
 
     Args:
       source: the official archive or the unpacked folder.
@@ -73,14 +73,14 @@ def prepare(source: pathlib.Path, data_dir: pathlib.Path) -> None:
     Raises:
       UserError: the source is not the official one, or the data folder cannot be written.
     """
-    tfds.disable_progress_bar()  # it takes seconds
+    tfds.disable_progress_bar()  # preparing takes only seconds
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="incomplete-", dir=data_dir) as folder:
             staging = pathlib.Path(folder)
             builder = Cifar100Python(source=source, data_dir=staging, file_format="array_record")
-            with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds reports downloads
                 builder.download_and_prepare(download_config=config)
             name = cifar100.PREPARED.parent
             os.replace(staging / name, data_dir / name)
@@ -89,7 +89,7 @@ def prepare(source: pathlib.Path, data_dir: pathlib.Path) -> None:
 
 
 def read(data_dir: pathlib.Path) -> Dataset:
-    """Reads the prepared data set, which takes about 5 s.
+    """Read the prepared data set, which takes about 5 s.
 
     Args:
       data_dir: the data folder.
@@ -115,8 +115,8 @@ def read(data_dir: pathlib.Path) -> Dataset:
     )
 
 
-def _read_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
+def _read_split(builder: tfds.core.DatasetBuilder, name: str) -> ArraySource:
     source = builder.as_data_source(name)
     records = source.__getitems__(range(len(source)))
     images = np.stack([record["image"] for record in records])
-    return Split(images, np.array([record["label"] for record in records], np.int32))
+    return ArraySource(images, np.array([record["label"] for record in records], np.int32))

@@ -15,14 +15,16 @@ import pathlib
 
 import numpy as np
 
-from bsce_jax.data.source import Dataset, Split
+from bsce_jax.data.source import DATASETS, ArraySource, Dataset
 
 
-def load(data_dir: pathlib.Path) -> Dataset:
-    """Loads the digits; every fifth image of a class, in file order, is for testing.
+@DATASETS.register("digits")
+def load(data_dir: pathlib.Path, image_size: int | None = None) -> Dataset:
+    """Load the digits; every fifth image of a class, in file order, is a test image.
 
     Args:
       data_dir: not used.
+      image_size: not used; see `Dataset.resized`.
     """
     file = importlib.resources.files("bsce_jax.data") / "digits.npz"
     with file.open("rb") as f, np.load(f) as arrays:
@@ -33,8 +35,8 @@ def load(data_dir: pathlib.Path) -> Dataset:
     train = images[~test] / 255
     return Dataset(
         name="digits",
-        train=Split(images[~test], labels[~test]),
-        test=Split(images[test], labels[test]),
+        train=ArraySource(images[~test], labels[~test]),
+        test=ArraySource(images[test], labels[test]),
         class_names=tuple("0123456789"),
         mean=(float(train.mean()),),
         std=(float(train.std()),),

@@ -1,57 +1,65 @@
-"""Images in folders, one for each class: any set of one's own, and ImageNet-subset.
+"""Images in folders, one for each class: the user's own images, ImageNet and its subsets.
 
-    FOLDER/train/CLASS/*.jpg    .jpeg and .png too, in capitals or not
+    FOLDER/train/CLASS/*.jpg    .jpeg, .png, .webp, .bmp, .gif and .tiff too, in upper or lower case
     FOLDER/val/CLASS/*.jpg      or FOLDER/test/, where there is no val/
 
-The classes are the names of the folders, sorted, the same in both splits; the images of a class
-are sorted by file name. Other files, and those whose name starts with a dot, are left out. Pillow
-decodes the images. They all stay in memory, 3 * size^2 bytes each: 400 MiB for 20000 images of
-84x84 pixels, 15 GiB for the whole of ImageNet at 64x64.
+The classes are the names of the folders, sorted, and are the same in both splits. The images of a
+class are sorted by file name. Other files, and names that start with a dot, are ignored.
+
+Loading only lists the files. Pillow decodes an image each time its record is read.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bsce_jax.data.source import Dataset, Split
+from bsce_jax.data.source import Dataset, ImageShape, digest
 from bsce_jax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-# of ImageNet, which the literature uses for its subsets too
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# formats of a file's contents, whatever its name: for others Pillow may start a program
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# of ImageNet; the literature uses them for its subsets too
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# what ImageNet-subset's folder is called in a data folder; the first that is there is read
+# names of ImageNet-subset's folder in a data folder; the first that exists is read
 SUBSET_FOLDERS = ("imagenet-subset", "imagenet-subset-84px")
 
-_LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .jpeg and .png for .jpg)"
-# files that one thread decodes before it asks for more
-_CHUNK = 64
+_LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .png and others for .jpg)"
+# files that a thread decodes at a time
+_CHUNK = 8
 
 
-def load(data_dir: pathlib.Path, image_size: int) -> Dataset:
-    """Loads the images of a folder, decoded with Pillow.
+def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
+    """List the images of a folder.
 
-    The shorter side is resized to `image_size`, bilinear and antialiased, and the middle is cut
-    out of the longer one.
+    Training images are whole centre squares, see `whole_square`; augmentation crops them. Test
+    images are torchvision's usual central crops, see `central_crop`.
 
     Args:
-      data_dir: the folder that holds `train/` and `val/` or `test/`.
+      data_dir: the folder with `train/` and `val/` or `test/`.
       image_size: height and width of every image, in pixels.
 
     Returns:
       RGB images [n, image_size, image_size, 3], class by class.
 
     Raises:
-      UserError: the folder is not laid out so, a split lacks a class or a class has no images, a
-        file is not an image, or `image_size` is not positive.
+      UserError: `image_size` is missing or not positive, the folder has another layout, a split
+        lacks a class, a class has no images, or a file is empty.
     """
+    if image_size is None:
+        raise UserError(
+            "dataset.image_size is needed for images in folders: the height and width, in pixels, "
+            "that they are resized to"
+        )
     if image_size < 1:
         raise UserError(f"dataset.image_size is {image_size}: it must be positive")
     train = data_dir / "train"
@@ -59,10 +67,10 @@ def load(data_dir: pathlib.Path, image_size: int) -> Dataset:
     for folder in (train, test):
         if not os.path.isdir(folder):
             raise UserError(f"no folder {folder}: {data_dir} should hold {_LAYOUT}")
-    class_names = _visible(train, folders=True)
+    class_names = [entry.name for entry in _visible(train) if entry.is_dir()]
     if not class_names:
         raise UserError(f"no classes in {train}: {data_dir} should hold {_LAYOUT}")
-    test_names = _visible(test, folders=True)
+    test_names = [entry.name for entry in _visible(test) if entry.is_dir()]
     if different := sorted(set(class_names) ^ set(test_names)):
         here, there = (train, test) if different[0] in class_names else (test, train)
         raise UserError(
@@ -70,23 +78,23 @@ def load(data_dir: pathlib.Path, image_size: int) -> Dataset:
         )
     return Dataset(
         name="image_folder",
-        train=_read(train, class_names, image_size),
-        test=_read(test, class_names, image_size),
+        train=FolderSource(train, class_names, image_size, whole_square),
+        test=FolderSource(test, class_names, image_size, central_crop),
         class_names=tuple(class_names),
         mean=MEAN,
         std=STD,
     )
 
 
-def load_imagenet_subset(data_dir: pathlib.Path, image_size: int) -> Dataset:
-    """Loads ImageNet-subset from a data folder: the images of 84 pixels if there, or the originals.
+def load_imagenet_subset(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
+    """List ImageNet-subset in a data folder: the original images, else those of 84 pixels.
 
     Args:
-      data_dir: holds `imagenet-subset-84px/` or `imagenet-subset/`.
+      data_dir: contains `imagenet-subset/` or `imagenet-subset-84px/`.
       image_size: height and width of every image, in pixels.
 
     Raises:
-      UserError: it holds neither, or for what `load` raises it.
+      UserError: it contains neither, or for a reason of `load`.
     """
     for name in SUBSET_FOLDERS:
         if os.path.isdir(data_dir / name):
@@ -94,54 +102,138 @@ def load_imagenet_subset(data_dir: pathlib.Path, image_size: int) -> Dataset:
             return dataclasses.replace(dataset, name="imagenet_subset")
     raise UserError(
         f"no ImageNet-subset in {data_dir}: put it there as {' or '.join(SUBSET_FOLDERS)}, "
-        f"a folder that holds {_LAYOUT}"
+        f"a folder with {_LAYOUT}"
     )
 
 
-def _visible(folder: pathlib.Path, *, folders: bool) -> list[str]:
-    """Lists the names of the folders or of the files in a folder, sorted, hidden ones left out."""
+class FolderSource:
+    """Images in folders, one for each class, decoded when they are read.
+
+    Args:
+      folder: contains a folder for each class.
+      class_names: the names of these folders.
+      image_size: height and width of every image, in pixels.
+      fit: converts an image of any size to that size: `whole_square` or `central_crop`.
+
+    Raises:
+      UserError: a class has no images, or a file is empty.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        class_names: Sequence[str],
+        image_size: int,
+        fit: Callable[[Image.Image, int], Image.Image],
+    ):
+        self._folder, self._size, self._fit = folder, image_size, fit
+        self._files: list[str] = []  # CLASS/NAME
+        self._bytes: list[int] = []
+        counts = []
+        for name in class_names:
+            # files first: on most file systems is_file is free, and stat is not
+            found = [
+                entry
+                for entry in _visible(folder / name)
+                if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+            ]
+            if not found:
+                raise UserError(f"no images in {folder / name}: no {', '.join(SUFFIXES)}")
+            self._files += [f"{name}/{entry.name}" for entry in found]
+            self._bytes += [entry.stat().st_size for entry in found]
+            counts.append(len(found))
+        if 0 in self._bytes:
+            empty = folder / self._files[self._bytes.index(0)]
+            raise UserError(f"cannot read {empty} as an image: it is empty")
+        self.labels: np.ndarray = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Height, width and channels of every image."""
+        return self._size, self._size, 3
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A digest of the files' names, their sizes in bytes, and how images are resized."""
+        names = "\0".join(self._files)
+        how = f"{self._size} {self._fit.__name__}"
+        sizes = np.array(self._bytes, "<i8").tobytes()
+        return digest(how.encode(), os.fsencode(names), sizes)
+
+    def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode the images of some records, [k] -> uint8 [k, size, size, 3].
+
+        Raises:
+          UserError: a file that is not an image, or is damaged.
+        """
+        files = [self._folder / self._files[i] for i in indices]
+        images = np.empty((len(files), *self.image_shape), np.uint8)
+
+        def fill(start: int) -> None:
+            for i, file in enumerate(files[start : start + _CHUNK], start):
+                images[i] = np.asarray(self._fit(read_rgb(file), self._size))
+
+        # threads, not processes: Pillow releases the GIL while it decodes
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(fill, range(0, len(files), _CHUNK)):
+                pass
+        return images
+
+
+def read_rgb(file: pathlib.Path) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+      UserError: a file that is not an image of a format in `FORMATS`, or is damaged.
+    """
     try:
-        with os.scandir(folder) as entries:
-            kind = [e for e in entries if (e.is_dir() if folders else e.is_file())]
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
-    return sorted(e.name for e in kind if not e.name.startswith("."))
-
-
-def _read(folder: pathlib.Path, class_names: Sequence[str], image_size: int) -> Split:
-    """Reads one split."""
-    files: list[pathlib.Path] = []
-    counts = []
-    for name in class_names:
-        names = _visible(folder / name, folders=False)
-        found = [folder / name / n for n in names if n.lower().endswith(SUFFIXES)]
-        if not found:
-            raise UserError(f"no images in {folder / name}: no {', '.join(SUFFIXES)}")
-        files += found
-        counts.append(len(found))
-    images = np.empty((len(files), image_size, image_size, 3), np.uint8)
-
-    def fill(start: int) -> None:
-        for i, file in enumerate(files[start : start + _CHUNK], start):
-            images[i] = _decode(file, image_size)
-
-    # threads, not processes: Pillow lets go of the interpreter while it decodes
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(fill, range(0, len(files), _CHUNK)):
-            pass
-    return Split(images, np.repeat(np.arange(len(counts), dtype=np.int32), counts))
-
-
-def _decode(file: pathlib.Path, size: int) -> np.ndarray:
-    """Reads one image: uint8 [size, size, 3]."""
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I"):  # Pillow would make all of it white
-                raise UserError(f"{file} has 16-bit grey values: convert it to 8 bits")
-            rgb = image.convert("RGB")
+        with Image.open(file, formats=FORMATS) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip nearly all values to white
+                raise UserError(f"{file} has 16-bit or 32-bit grey values: convert it to 8 bits")
+            return image.convert("RGB")
     except _MALFORMED as error:
         raise UserError(f"cannot read {file} as an image: {error}") from error
-    return np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.BILINEAR))
+
+
+def whole_square(image: Image.Image, size: int) -> Image.Image:
+    """Crop the largest central square of an image, and resize it.
+
+    Args:
+      image: of any size.
+      size: height and width of the result, in pixels; bilinear and antialiased.
+    """
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def central_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize an image and crop its centre, as torchvision's Resize(256) and CenterCrop(224) do.
+
+    The shorter side is resized to size * 256 / 224 pixels and the central square of `size` pixels
+    is kept: 87.5 % of the shorter side. An image of size x size pixels is taken to be cropped
+    already, and is returned unchanged.
+
+    Args:
+      image: of any size.
+      size: height and width of the result, in pixels; bilinear and antialiased.
+    """
+    if image.size == (size, size):
+        return image
+    shorter = round(size * 256 / 224)
+    # in whole numbers: rounding errors must not change the size by a pixel
+    width, height = (side * shorter // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _visible(folder: pathlib.Path) -> list[os.DirEntry[str]]:
+    """List the entries of a folder, sorted by name, without hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    return sorted(found, key=lambda entry: entry.name)
 
 
 # what decoding arbitrary bytes can raise

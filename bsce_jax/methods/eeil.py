@@ -3,40 +3,39 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
-
 from bsce_jax import losses
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Finetuning, Method, Step
+from bsce_jax.fields import field
+from bsce_jax.methods import METHODS, Method, Stage, Step, Terms
 
 
-@register("eeil")
+@METHODS.register("eeil")
 @dataclasses.dataclass(frozen=True)
 class EEIL(Method):
     """End-to-End Incremental Learning (Castro et al. 2018, sections 3.2 and 4.2).
 
-    The whole network is fine-tuned on the memory, which by then holds the new classes too. The
-    paper's gradient noise and its extra distillation from a copy of the network made before the
-    fine-tuning are left out.
-
-    Attributes:
-      temperature: of the distillation, summed over the heads of the old tasks.
-      finetune_epochs: of the balanced fine-tuning; 0 leaves it out.
-      finetune_learning_rate: at its start.
+    The distillation is summed over the heads of the old tasks. The whole network is fine-tuned on
+    the memory, which then contains the new classes too. Two parts of the paper are left out: the
+    gradient noise, and the distillation from a copy of the network before the fine-tuning.
     """
 
     teacher: ClassVar[bool] = True
-    temperature: float = 2.0
-    finetune_epochs: int = 30
-    finetune_learning_rate: float = 0.01
+    temperature: float = field(2.0, "T, of the distillation", above=0.0)
+    finetune_epochs: int = field(
+        30, "epochs of the balanced fine-tuning, 0 leaves it out", least=0, most=100_000
+    )
+    finetune_learning_rate: float = field(
+        0.01, "learning rate at the start of the fine-tuning", above=0.0
+    )
 
-    @property
-    def finetuning(self) -> Finetuning | None:
-        if not self.finetune_epochs:
-            return None
-        return Finetuning(self.finetune_epochs, self.finetune_learning_rate, head_only=False)
+    def stages(self, main: Stage, task: int) -> tuple[Stage, ...]:
+        if task == 0 or not self.finetune_epochs:
+            return (main,)
+        return main, main.balanced_finetuning(
+            epochs=self.finetune_epochs,
+            learning_rate=self.finetune_learning_rate,
+        )
 
-    def terms(self, step: Step) -> dict[str, jax.Array]:
+    def terms(self, step: Step) -> Terms:
         distillation = losses.taskwise_distillation(
             step.student.logits,
             step.teacher.logits,

@@ -8,42 +8,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsce_jax import losses
-from bsce_jax.memory import generator
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Method, ModelState, Params, Probe, Step, TaskInfo
-from bsce_jax.models import Classifier, evaluate
+from bsce_jax.fields import field
+from bsce_jax.methods import METHODS, Method, ModelState, Params, Probe, Step, TaskInfo, Terms
+from bsce_jax.models import Classifier, infer
+from bsce_jax.streams import Purpose, generator
 
-BATCH = 64  # per-example gradients held at once
+BATCH = 64  # per-example gradients in memory at a time
 
 
-@register("ewc")
+@METHODS.register("ewc")
 @dataclasses.dataclass(frozen=True)
 class EWC(Method):
     """Online Elastic Weight Consolidation (Kirkpatrick et al. 2017; Schwarz et al. 2018).
 
-    Weights that mattered are held to where the previous task left them by
-    weight / 2 sum_i F_i (theta_i - theta*_i)^2, F <- decay F + (the task's own diagonal Fisher
-    information): the mean squared gradient of log p(label) over at most `samples` images.
+    The penalty weight / 2 sum_i F_i (theta_i - theta*_i)^2 draws each parameter to its value after
+    the previous task. After each task F becomes decay F + the task's diagonal Fisher information:
+    the mean squared gradient of log p(label) over at most `samples` images.
 
-    Attributes:
-      weight: lambda.
-      decay: gamma, what is left of earlier tasks' information.
-      samples: images that the information is estimated on.
-      fisher_max: largest value of F that counts; the penalty's own step is stable only while the
-        learning rate times weight times F is well below 2.
+    A gradient step on the penalty is stable only if learning rate x weight x F is well below 2, so
+    F is clipped at `fisher_max`.
     """
 
     memory: ClassVar[bool] = False
     teacher: ClassVar[bool] = True
-    weight: float = 1000.0
-    decay: float = 1.0
-    samples: int = 2048
-    fisher_max: float = 1e-4
+    weight: float = field(1000.0, "lambda, weight of the penalty", least=0.0)
+    decay: float = field(1.0, "gamma, factor of earlier tasks' information", least=0.0, most=1.0)
+    samples: int = field(2048, "images that the information is estimated from", least=1)
+    fisher_max: float = field(1e-4, "value at which F is clipped", above=0.0)
 
     def init_extra(self, params: Params, num_classes: int) -> dict[str, Any]:
         return {"fisher": jax.tree.map(jnp.zeros_like, params)}
 
-    def terms(self, step: Step) -> dict[str, jax.Array]:
+    def terms(self, step: Step) -> Terms:
         penalty = jax.tree.map(
             lambda f, now, then: jnp.sum(jnp.minimum(f, self.fisher_max) * jnp.square(now - then)),
             step.extra["fisher"],
@@ -56,7 +52,7 @@ class EWC(Method):
         }
 
     def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
-        rng = generator(task.seed, task.index, 0, 0, 0)
+        rng = generator(task.seed, Purpose.FISHER, task.index)
         some = rng.permutation(task.train)[: self.samples]
         own = fisher(probe, model, some, task.labels, task.seen)
         total = jax.tree.map(lambda f, new: self.decay * f + new, model.extra["fisher"], own)
@@ -66,11 +62,11 @@ class EWC(Method):
 def fisher(
     probe: Probe, model: ModelState, indices: np.ndarray, labels: np.ndarray, seen: int
 ) -> Params:
-    """Estimates the diagonal of the Fisher information from the images' own labels.
+    """Estimate the diagonal of the Fisher information from the images' own labels.
 
     Args:
-      probe: looks at the images.
-      model: whose parameters it is about.
+      probe: reads the images.
+      model: at whose parameters it is estimated.
       indices: [n] records.
       labels: position of every record.
       seen: number of classes that compete.
@@ -79,7 +75,7 @@ def fisher(
     for start in range(0, len(indices), BATCH):
         part = indices[start : start + BATCH]
         weights = np.zeros(BATCH, np.float32)
-        weights[: len(part)] = 1  # one shape only: a short batch is filled up
+        weights[: len(part)] = 1  # a short batch is padded, so that there is one shape
         part = np.resize(part, BATCH)
         squares = _squared_gradients(
             probe.network, model, probe.images(part), labels[part], weights, np.int32(seen)
@@ -98,7 +94,7 @@ def _squared_gradients(
 ) -> Params:
     def log_likelihood(params: Params, image: jax.Array, label: jax.Array) -> jax.Array:
         variables = {"params": params, "batch_stats": model.batch_stats}
-        logits = evaluate(network, variables, image[None]).logits
+        logits = infer(network, variables, image[None]).logits
         prior = jnp.where(jnp.arange(logits.shape[-1]) < seen, 0.0, -jnp.inf)
         return losses.softmax_cross_entropy(logits, label[None], prior)[0]
 

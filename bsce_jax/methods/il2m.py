@@ -1,4 +1,4 @@
-"""IL2M: a dual memory of images and of initial statistics."""
+"""IL2M: a dual memory of images and initial statistics."""
 
 import dataclasses
 from typing import Any
@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Method, ModelState, Params, Probe, TaskInfo
+from bsce_jax.methods import METHODS, Method, ModelState, Params, Probe, TaskInfo
 
 
-@register("il2m")
+@METHODS.register("il2m")
 @dataclasses.dataclass(frozen=True)
 class IL2M(Method):
     """IL2M (Belouadah and Popescu 2019): replay, with old scores rectified when predicting.
 
-    An image that the network takes for a new class gets its old-class scores p multiplied by
-    (mu_initial / mu_now) (confidence_now / confidence_initial) (equation 1): the class's mean score
-    when it was new over its mean score now, and the network's mean top score now over then.
+    If the network predicts a new class, the scores of old classes are multiplied by
+    (mu_initial / mu_now) (confidence_now / confidence_initial) (equation 1). mu is the mean score
+    of the class on its images, confidence the mean top score on new images; `initial` is after the
+    task of the class, `now` after the present task.
     """
 
     def init_extra(self, params: Params, num_classes: int) -> dict[str, Any]:
         ones = jnp.ones(num_classes)
         return {
-            "class_initial": ones,  # mean score of the class on its images, when it was new
-            "class_now": ones,  # the same today, on its exemplars
-            "confidence_initial": ones,  # mean top score on the new images, when it was new
-            "confidence_now": jnp.ones(()),  # the same today
+            "class_initial": ones,  # mean score of each class on its images, after its task
+            "class_now": ones,  # the same after the present task, on its exemplars
+            "confidence_initial": ones,  # mean top score on the new images, after its task
+            "confidence_now": jnp.ones(()),  # the same after the present task
             "new": jnp.zeros(num_classes, bool),
         }
 
@@ -42,7 +42,7 @@ class IL2M(Method):
         new, seen = slice(task.old, task.seen), slice(task.seen)
         extra = model.extra
         initial = extra["class_initial"].at[new].set(mean[new])
-        # without an exemplar nothing is known of a class's score today: its factor stays 1
+        # a class without exemplars has no present score: keep the initial one
         now = jnp.where(count > 0, mean, initial[seen])
         extra = {
             "class_initial": initial,
@@ -57,6 +57,6 @@ class IL2M(Method):
         scores = jax.nn.softmax(logits, axis=-1)
         factor = extra["class_initial"] / jnp.maximum(extra["class_now"], 1e-12)
         factor *= extra["confidence_now"] / extra["confidence_initial"]
-        rectified = jnp.where(extra["new"], scores, scores * factor)
+        rectified = jnp.where(extra["new"][None], scores, scores * factor[None])
         taken_for_new = extra["new"][jnp.argmax(scores, axis=-1)]
         return jnp.where(taken_for_new[:, None], rectified, scores)

@@ -3,42 +3,32 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
-
 from bsce_jax import losses
-from bsce_jax.errors import unknown
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Method, Step
+from bsce_jax.fields import field
+from bsce_jax.methods import METHODS, Method, Step, Terms
+
+WEIGHTINGS = ("sum", "convex")
 
 
-@register("il_baseline")
+@METHODS.register("il_baseline")
 @dataclasses.dataclass(frozen=True)
 class ILBaseline(Method):
     """Replay with knowledge distillation over the old classes (Hou et al. 2019, section 3.1).
 
-    With the balanced softmax it is the method of Jodelet et al. 2021, and that is its loss unless
-    the config names another.
+    With the balanced softmax, its default loss, it is the method of Jodelet et al. 2021.
 
-    Attributes:
-      weighting: how the two terms are weighted. `sum`: classification + distillation, LUCIR's
-        code. `convex`: (1 - rho) classification + rho distillation, rho = old classes / all
-        classes, as in BiC and WA.
-      distillation: factor of the distillation T^2 KL. 0.25 with T = 2 is the plain KL of LUCIR's
-        code (there `beta`), of WA and of BiC.
-      temperature: T, of the distillation.
+    `sum` is classification + distillation, as in LUCIR's code. `convex` is (1 - rho) classification
+    + rho distillation, rho = old classes / all classes, as in BiC and WA. The default factor of
+    0.25 with T = 2 is the plain KL of LUCIR's code (there `beta`), of WA and of BiC.
     """
 
     loss: ClassVar[str] = "balanced_softmax"
     teacher: ClassVar[bool] = True
-    weighting: str = "sum"
-    distillation: float = 0.25
-    temperature: float = 2.0
+    weighting: str = field("sum", "how the two terms are weighted", choices=WEIGHTINGS)
+    distillation: float = field(0.25, "factor of the distillation T^2 KL", least=0.0)
+    temperature: float = field(2.0, "T, of the distillation", above=0.0)
 
-    def __post_init__(self) -> None:
-        if self.weighting not in ("sum", "convex"):
-            raise unknown("method.weighting", self.weighting, ("sum", "convex"))
-
-    def terms(self, step: Step) -> dict[str, jax.Array]:
+    def terms(self, step: Step) -> Terms:
         distillation = self.distillation * step.mean(
             losses.distillation(
                 step.student.logits,

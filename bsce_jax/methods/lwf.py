@@ -3,33 +3,27 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
-
 from bsce_jax import losses
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Method, Step
+from bsce_jax.fields import field
+from bsce_jax.methods import METHODS, Method, Step, Terms
 
 
-@register("lwf")
+@METHODS.register("lwf")
 @dataclasses.dataclass(frozen=True)
 class LwF(Method):
     """Learning without Forgetting (Li and Hoiem 2016, equations 2 to 4), evaluated on one head.
 
-    New images are classified among the new classes alone, which without exemplars is what the
-    separated softmax does; the old logits are held to the previous model's.
-
-    Attributes:
-      weight: of the distillation, lambda_o.
-      temperature: of the distillation.
+    New images are classified among the new classes alone: without exemplars that is the separated
+    softmax. The old logits are distilled from the previous model.
     """
 
     loss: ClassVar[str] = "separated_softmax"
     memory: ClassVar[bool] = False
     teacher: ClassVar[bool] = True
-    weight: float = 1.0
-    temperature: float = 2.0
+    weight: float = field(1.0, "lambda_o, weight of the distillation", least=0.0)
+    temperature: float = field(2.0, "T, of the distillation", above=0.0)
 
-    def terms(self, step: Step) -> dict[str, jax.Array]:
+    def terms(self, step: Step) -> Terms:
         distillation = losses.distillation(
             step.student.logits,
             step.teacher.logits,

@@ -3,46 +3,66 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from bsce_jax import losses
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Finetuning, Method, ModelState, Probe, Step, TaskInfo
+from bsce_jax.fields import field
+from bsce_jax.methods import METHODS, Method, ModelState, Probe, Stage, Step, TaskInfo, Terms
 from bsce_jax.methods.imprint import imprint
 
+SIMILARITIES = ("distance", "cosine")
 
-@register("podnet")
+
+@METHODS.register("podnet")
 @dataclasses.dataclass(frozen=True)
 class PODNet(Method):
     """PODNet (Douillard et al. 2020): LSC head, POD-spatial and POD-flat distillation.
 
-    Both distillation terms are scaled by sqrt(seen / new classes).
-
-    Attributes:
-      spatial: weight of POD-spatial, on the maps of every stage (equations 3 to 5).
-      flat: weight of POD-flat, on the final features (equation 6).
-      clamp: largest absolute value of a gradient's element.
-      finetune_epochs: of the balanced fine-tuning of the head; 0 leaves it out.
-      finetune_learning_rate: at its start.
+    Both distillation terms are scaled by sqrt(seen / new classes). The published code scores a
+    proxy by its negative squared distance, 2 cos - 2, the paper by the cosine.
     """
 
-    head: ClassVar[str] = "lsc"
     loss: ClassVar[str] = "nca"
     teacher: ClassVar[bool] = True
-    freeze_old_rows: ClassVar[bool] = True
-    spatial: float = 3.0
-    flat: float = 1.0
-    clamp: float = 5.0
-    finetune_epochs: int = 20
-    finetune_learning_rate: float = 0.05
+    spatial: float = field(
+        3.0, "weight of POD-spatial, on the maps of every stage (equations 3 to 5)", least=0.0
+    )
+    flat: float = field(1.0, "weight of POD-flat, on the final features (equation 6)", least=0.0)
+    similarity: str = field(
+        "distance",
+        "of feature and proxy: `distance` (2 cos - 2) or `cosine`",
+        choices=SIMILARITIES,
+    )
+    clamp: float = field(5.0, "largest absolute value of a gradient's element", above=0.0)
+    finetune_epochs: int = field(
+        20, "epochs of the balanced fine-tuning of the head, 0 leaves it out", least=0, most=100_000
+    )
+    finetune_learning_rate: float = field(
+        0.05, "learning rate at the start of the fine-tuning", above=0.0
+    )
 
     @property
-    def finetuning(self) -> Finetuning | None:
-        if not self.finetune_epochs:
-            return None
-        return Finetuning(self.finetune_epochs, self.finetune_learning_rate, head_only=True)
+    def head(self) -> str:
+        return "lsc_distance" if self.similarity == "distance" else "lsc"
+
+    def stages(self, main: Stage, task: int) -> tuple[Stage, ...]:
+        """Train with frozen old proxies, then fine-tune the proxies if configured.
+
+        The fine-tuning is that of the published code: the scale is frozen, BatchNorm is in training
+        mode, and the learning rate is constant.
+        """
+        main = dataclasses.replace(main, freeze_old_rows=True)
+        if task == 0 or not self.finetune_epochs:
+            return (main,)
+        return main, main.balanced_finetuning(
+            epochs=self.finetune_epochs,
+            learning_rate=self.finetune_learning_rate,
+            schedule="constant",
+            terms=self.classification,
+            teacher=False,
+            trainable=("head/weight",),
+        )
 
     def gradient_transform(self) -> optax.GradientTransformation:
         return optax.clip(self.clamp)
@@ -50,7 +70,7 @@ class PODNet(Method):
     def begin_task(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
         return imprint(model, task, probe, proxies=model.params["head"]["weight"].shape[1])
 
-    def terms(self, step: Step) -> dict[str, jax.Array]:
+    def terms(self, step: Step) -> Terms:
         student, teacher = step.student, step.teacher
         growth = jnp.sqrt(jnp.sum(step.task.seen) / jnp.sum(step.task.new))
         spatial = losses.pod_spatial(student.maps, teacher.maps)

@@ -1,12 +1,11 @@
-"""Replay: train on the new classes and the exemplars together."""
+"""Replay: training on the new images and the exemplars."""
 
 import dataclasses
 
-from bsce_jax.methods import register
-from bsce_jax.methods.base import Method
+from bsce_jax.methods import METHODS, Method
 
 
-@register("replay")
+@METHODS.register("replay")
 @dataclasses.dataclass(frozen=True)
 class Replay(Method):
-    """Trains on the new images and the exemplars together, with nothing else."""
+    """Trains on the new images and the exemplars with the classification loss alone."""

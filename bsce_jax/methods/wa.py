@@ -5,27 +5,21 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from bsce_jax.methods import register
-from bsce_jax.methods.base import ModelState, Probe, TaskInfo
-from bsce_jax.methods.il_baseline import ILBaseline
+from bsce_jax.fields import field
+from bsce_jax.methods import METHODS, ModelState, Probe, TaskInfo
+from bsce_jax.methods.il_baseline import WEIGHTINGS, ILBaseline
 
 
-@register("wa")
+@METHODS.register("wa")
 @dataclasses.dataclass(frozen=True)
 class WA(ILBaseline):
-    """Weight Aligning (Zhao et al. 2020): the baseline, then one factor for the new class vectors.
-
-    Attributes:
-      weighting: of the two loss terms, see `il_baseline`.
-      distillation: factor of the distillation T^2 KL, see `il_baseline`.
-      temperature: of the distillation.
-    """
+    """Weight Aligning (Zhao et al. 2020): the baseline, then new class vectors are rescaled."""
 
     loss: ClassVar[str] = "cross_entropy"
-    weighting: str = "convex"
+    weighting: str = field("convex", "how the two terms are weighted", choices=WEIGHTINGS)
 
     def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
-        """Scales the new vectors to the mean norm of the old ones (equations 7 and 8)."""
+        """Scale the new class vectors to the mean norm of the old ones (equations 7 and 8)."""
         if task.old == 0:
             return model
         head = model.params["head"]

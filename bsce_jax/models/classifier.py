@@ -8,12 +8,13 @@ from flax.typing import VariableDict
 
 @struct.dataclass
 class Outputs:
-    """What a network says of a batch; everything but the maps is float32.
+    """The outputs of a network for a batch; all but the maps are float32.
 
     Attributes:
-      features: [batch, D], what the head saw.
+      features: [batch, D], the input of the head.
       maps: one [batch, height, width, channels] array a stage, before the stage's last ReLU.
-      scores: [batch, C], class scores before the learned scale: cosines for a cosine or LSC head.
+      scores: [batch, C], class scores before the learned scale: cosines for a cosine head, means
+        of a class's similarities for an LSC head.
       logits: [batch, C], `scale * scores`; W f + b for a linear head.
       scale: [], the learned scale; 1 for a linear head.
     """
@@ -26,7 +27,7 @@ class Outputs:
 
 
 class Classifier(nn.Module):
-    """Composes a backbone and a head; their parameters lie under these two names.
+    """A backbone and a head; the parameters are under these two names.
 
     Attributes:
       backbone: images and `train` to features [batch, D] and maps.
@@ -37,30 +38,30 @@ class Classifier(nn.Module):
     head: nn.Module
 
     def __call__(self, images: jax.Array, train: bool) -> Outputs:
-        """Looks at [batch, height, width, channels] images, in training or in eval mode."""
+        """Apply backbone and head to [batch, height, width, channels] images."""
         features, maps = self.backbone(images, train)
         return Outputs(features, maps, *self.head(features))
 
     def classify(self, features: jax.Array) -> Outputs:
-        """Applies the head alone to [batch, D] features; there are no maps."""
+        """Apply the head alone to [batch, D] features; there are no maps."""
         return Outputs(features, (), *self.head(features))
 
 
-def evaluate(network: Classifier, variables: VariableDict, images: jax.Array) -> Outputs:
-    """Looks at [batch, height, width, channels] images in eval mode.
+def infer(network: Classifier, variables: VariableDict, images: jax.Array) -> Outputs:
+    """Compute the outputs of a network in inference mode.
 
     Args:
       network: the network.
       variables: `{"params": ..., "batch_stats": ...}`.
-      images: normalised float32 images.
+      images: [batch, height, width, channels] float32, normalised.
     """
     outputs = network.apply(variables, images, train=False)
-    assert isinstance(outputs, Outputs)  # apply is typed for all modules alike
+    assert isinstance(outputs, Outputs)  # flax types the result of apply as Any
     return outputs
 
 
 def classify(network: Classifier, variables: VariableDict, features: jax.Array) -> Outputs:
-    """Applies the head alone to [batch, D] features."""
+    """Apply the head alone to [batch, D] features."""
     outputs = network.apply(variables, features, method="classify")
     assert isinstance(outputs, Outputs)
     return outputs

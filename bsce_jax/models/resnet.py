@@ -1,53 +1,60 @@
 """Residual networks: ResNet-32 and ResNet-18 in the variants that the references use."""
 
+from dataclasses import field
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bsce_jax.models.conv import Conv
-from bsce_jax.models.norm import BatchNorm
+from bsce_jax.models.names import NETWORKS
+from bsce_jax.models.ops.conv import Conv
+from bsce_jax.models.ops.norm import BatchNorm
 
 Stages = tuple[tuple[int, int], ...]
 
 
 class ResNet(nn.Module):
-    """A residual network of basic blocks (He et al. 2016).
+    """Residual network of basic blocks (He et al. 2016).
 
-    A stage halves the map where its width differs from that of the stage before. The maps are the
-    stages' last sums, before any ReLU.
+    A stage halves the map if its width differs from that of the previous stage. The returned maps
+    are the last sum of each stage, before any ReLU.
 
     Attributes:
       stages: (blocks, width) of each stage.
-      stem: `cifar` is a 3x3 convolution, `imagenet` a 7x7 one of stride 2 and a max pooling.
+      stem: `cifar` is a 3x3 convolution; `cifar_pool` is that and a max pooling of stride 2;
+        `imagenet` is a 7x7 convolution of stride 2 and the max pooling.
       shortcut: where the width changes, `projection` is a 1x1 convolution with BatchNorm (LUCIR),
         `padding` takes every second pixel and adds channels of zeros (option A: iCaRL, PODNet).
-      block_relu: whether ReLU follows the sums between blocks; it does not in PODNet's code.
-      zero_blocks: whether the last BatchNorm of each block starts at 0, and so the block as its
-        shortcut; it does in PODNet's code.
-      final_relu: whether the features are rectified; cosine heads want them as they are.
+      block_relu: which blocks end with ReLU: `all`; `within` for all but the last of each stage
+        (PODNet's ResNet-18); `none` (PODNet's ResNet-32). `final_relu` decides for the last block.
+      zero_blocks: whether the scale of the last BatchNorm of each block starts at 0, so that the
+        block starts as its shortcut (PODNet's code).
+      final_relu: whether the features are rectified; cosine heads need features without ReLU.
       dtype: of the computation; parameters, statistics and features are float32.
+      platform: of the devices, as named by `jax.default_backend`.
     """
 
     stages: Stages
     stem: str
     shortcut: str
-    block_relu: bool = True
+    block_relu: str = "all"
     zero_blocks: bool = False
     final_relu: bool = True
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    platform: str = field(default_factory=jax.default_backend)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        conv = partial(Conv, dtype=self.dtype)
-        norm = lambda scale=1.0: partial(BatchNorm(scale=scale, dtype=self.dtype), train=train)
+        conv = partial(Conv, dtype=self.dtype, platform=self.platform)
+        made = partial(BatchNorm, dtype=self.dtype, platform=self.platform)
+        norm = lambda scale=1.0: partial(made(scale=scale), train=train)
         width = self.stages[0][1]
-        if self.stem == "imagenet":
-            x = nn.relu(norm()(conv(width, size=7, stride=2)(images)))
+        stem = conv(width, size=7, stride=2) if self.stem == "imagenet" else conv(width)
+        x = nn.relu(norm()(stem(images)))
+        if self.stem != "cifar":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
-        else:
-            x = nn.relu(norm()(conv(width)(images)))
         maps = []
         for number, (blocks, wanted) in enumerate(self.stages):
             for block in range(blocks):
@@ -60,9 +67,67 @@ class ResNet(nn.Module):
                     x = jnp.pad(x[:, ::2, ::2], [(0, 0)] * 3 + [(0, wanted - width)])
                 x = x + y
                 width = wanted
-                if block == blocks - 1:
+                ends = block == blocks - 1
+                if ends:
                     maps.append(x)
-                last = number == len(self.stages) - 1 and block == blocks - 1
-                if self.final_relu if last else self.block_relu:
+                between = {"all": True, "within": not ends, "none": False}[self.block_relu]
+                last = ends and number == len(self.stages) - 1
+                if self.final_relu if last else between:
                     x = nn.relu(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32), tuple(maps)
+
+
+@NETWORKS.register("resnet8")
+def resnet8(**fields: Any) -> ResNet:
+    """Make a ResNet-8 for small images, with option A shortcuts."""
+    return ResNet(((1, 16), (1, 32), (1, 64)), "cifar", "padding", **fields)
+
+
+@NETWORKS.register("resnet32")
+def resnet32(**fields: Any) -> ResNet:
+    """Make LUCIR's ResNet-32 for CIFAR."""
+    return ResNet(((5, 16), (5, 32), (5, 64)), "cifar", "projection", **fields)
+
+
+@NETWORKS.register("resnet32_option_a")
+def resnet32_option_a(**fields: Any) -> ResNet:
+    """Make PyCIL's ResNet-32 for CIFAR, with option A shortcuts (He et al. 2016, section 4.2).
+
+    PyCIL, and the survey made with it (Zhou et al., Deep Class-Incremental Learning), give figures
+    of WA, BiC and iCaRL with this network. LUCIR's `resnet32` has projections instead.
+    """
+    return ResNet(((5, 16), (5, 32), (5, 64)), "cifar", "padding", **fields)
+
+
+@NETWORKS.register("resnet32_podnet")
+def resnet32_podnet(**fields: Any) -> ResNet:
+    """Make PODNet's ResNet-32; its last block is a separate stage for the distillation."""
+    stages = ((5, 16), (5, 32), (4, 64), (1, 64))
+    return ResNet(stages, "cifar", "padding", block_relu="none", zero_blocks=True, **fields)
+
+
+_RESNET18 = ((2, 64), (2, 128), (2, 256), (2, 512))
+
+
+@NETWORKS.register("resnet18")
+def resnet18(**fields: Any) -> ResNet:
+    """Make the ResNet-18 of ImageNet, as LUCIR uses it."""
+    return ResNet(_RESNET18, "imagenet", "projection", **fields)
+
+
+@NETWORKS.register("resnet18_cifar")
+def resnet18_cifar(**fields: Any) -> ResNet:
+    """Make a ResNet-18 for images of 32 to 64 pixels, without the stem's two halvings."""
+    return ResNet(_RESNET18, "cifar", "projection", **fields)
+
+
+@NETWORKS.register("resnet18_podnet")
+def resnet18_podnet(**fields: Any) -> ResNet:
+    """Make the ResNet-18 for ImageNet of PODNet's published code.
+
+    Its stem has a 3x3 convolution of stride 1, so its maps have twice the height and width of those
+    of `resnet18`.
+    """
+    return ResNet(
+        _RESNET18, "cifar_pool", "projection", block_relu="within", zero_blocks=True, **fields
+    )

@@ -1,1 +1,1 @@
-"""What a run found, for people to read."""
+"""Results and the lists of methods and losses, for people to read."""

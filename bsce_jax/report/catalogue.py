@@ -1,39 +1,39 @@
-"""What there is to choose from: methods and losses with their fields, read from the code itself.
+"""The catalogue of methods and losses with their fields, made from the code.
 
 python -m bsce_jax.report.catalogue     prints the tables of the README
 """
 
-import dataclasses
 import inspect
 
-from bsce_jax.methods import method_class, method_names
-from bsce_jax.methods.classification import loss_class, loss_names
+from bsce_jax.fields import fields_of
+from bsce_jax.methods import METHODS
+from bsce_jax.methods.criterion import CRITERIA
 
 
 def text() -> str:
-    """Lists methods and losses with the description of every field, for the terminal."""
+    """List methods and losses with the description of every field, for the terminal."""
     lines = ["methods (config.method.name, or :method=NAME)"]
-    for name in sorted(method_names()):
-        method = method_class(name)
-        lines += ["", f"  {name}: loss {method.loss}, head {method.head}", _indented(method)]
+    for name in METHODS:
+        method = METHODS[name]
+        lines += ["", f"  {name}: loss {method.loss}, head {method.head}", *_described(method)]
     lines += ["", "losses (config.loss.name, or :loss=NAME)"]
-    for name in sorted(loss_names()):
-        lines += ["", f"  {name}", _indented(loss_class(name))]
+    for name in CRITERIA:
+        lines += ["", f"  {name}", *_described(CRITERIA[name])]
     return "\n".join(lines)
 
 
 def markdown() -> str:
-    """Makes the README's tables of methods and losses."""
+    """Make the README's tables of methods and losses."""
     lines = [
         "| method | what it is | its own loss | fields of `config.method` |",
         "|---|---|---|---|",
     ]
-    for name in sorted(method_names()):
-        method = method_class(name)
+    for name in METHODS:
+        method = METHODS[name]
         lines.append(f"| `{name}` | {_summary(method)} | `{method.loss}` | {_fields(method)} |")
     lines += ["", "| loss | what it is | fields of `config.loss` |", "|---|---|---|"]
-    for name in sorted(loss_names()):
-        loss = loss_class(name)
+    for name in CRITERIA:
+        loss = CRITERIA[name]
         lines.append(f"| `{name}` | {_summary(loss)} | {_fields(loss)} |")
     return "\n".join(lines)
 
@@ -42,14 +42,16 @@ def _summary(cls: type) -> str:
     return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
 
 
-def _indented(cls: type) -> str:
-    doc = inspect.cleandoc(cls.__doc__ or "")
-    return "\n".join(f"    {line}".rstrip() for line in doc.splitlines())
+def _described(cls: type) -> list[str]:
+    lines = [f"    {line}".rstrip() for line in inspect.cleandoc(cls.__doc__ or "").splitlines()]
+    for name, field in fields_of(cls).items():
+        lines.append(field.describe(field.default, name))
+    return lines
 
 
 def _fields(cls: type) -> str:
-    defaults = dataclasses.asdict(cls())
-    return ", ".join(f"`{name}={value}`" for name, value in defaults.items()) or "none"
+    fields = fields_of(cls).items()
+    return ", ".join(f"`{name}={field.default}`" for name, field in fields) or "none"
 
 
 if __name__ == "__main__":

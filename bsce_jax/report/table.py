@@ -1,4 +1,4 @@
-"""The closing table of a run."""
+"""The tables printed at the end of a run."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Prints what `results.json` says: accuracy after each task, and the run's figures."""
+    """Print the contents of `results.json`: accuracy after each task, and the run's figures."""
     console = Console(highlight=False)
     predictions = {kind.upper(): results[kind] for kind in ("cnn", "nme") if results[kind]}
 

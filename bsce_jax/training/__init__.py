@@ -1,1 +1,1 @@
-"""The training path: state, step, schedule, devices, checkpoints, and the run over the tasks."""
+"""Training: the problem, the devices, the compiled step, the stages, and the loop over tasks."""

@@ -1,4 +1,4 @@
-"""What the compiler is told, where its programs are kept, and how long it takes."""
+"""Options of the compiler, the cache of compiled programs, and the time spent compiling."""
 
 import functools
 import os
@@ -8,16 +8,17 @@ import jax
 
 @functools.cache
 def options(platform: str) -> dict[str, str]:
-    """Chooses compiler options for the training step and for looking at images.
+    """Choose compiler options for the training step and the probe's forward pass.
 
-    On CPUs, XLA hands convolutions of 32 channels and more to a library (YNNPACK) with which the
-    step of a ResNet-32 takes a quarter longer than with XLA's own code. Sums stay with the library.
+    On CPUs, XLA computes convolutions of 32 channels and more with a library (YNNPACK). A step of a
+    ResNet-32 then takes a quarter longer than with XLA's own code. The options limit the library
+    to sums.
 
     Args:
       platform: of the devices that the program is for, such as "cpu".
 
     Returns:
-      Options for `jax.jit`; none where the platform is not a CPU or knows no such option.
+      Options for `jax.jit`; none on other platforms, or if this jax lacks the option.
     """
     chosen = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     if platform != "cpu":
@@ -30,15 +31,15 @@ def options(platform: str) -> dict[str, str]:
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache folder, from which later processes take them.
+    """Keep compiled programs in the user's cache folder, for later processes.
 
-    For programs to call before anything is compiled; what jax was told by its own environment
-    variables holds. That folder is `$XDG_CACHE_HOME/bsce_jax/xla`, or `~/.cache/bsce_jax/xla`.
+    Call it before anything is compiled. jax's own environment variables take precedence. The folder
+    is `$XDG_CACHE_HOME/bsce_jax/xla`, or `~/.cache/bsce_jax/xla`.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     settings = {
         "jax_compilation_cache_dir": os.path.join(cache, "bsce_jax", "xla"),
-        # by default jax keeps what took a second to compile, of a run's programs a few
+        # by default jax keeps only programs that took a second to compile: too few of a run's
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     for name, value in settings.items():
@@ -49,7 +50,7 @@ def keep_programs() -> None:
 class Clock:
     """Adds up the seconds that XLA spends compiling in this process.
 
-    jax keeps a listener for good: make one of these for a process.
+    jax cannot remove a listener: make only one of these in a process.
 
     Attributes:
       seconds: so far.

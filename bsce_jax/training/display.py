@@ -1,16 +1,24 @@
-"""What a person watches while a run is on: a progress bar, and a line for each task."""
+"""The progress of a run on the screen: a progress bar, and a line for each task."""
 
+import contextlib
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+class _Console(Console):
+    """A console that goes on when its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
-    """A progress bar over the optimiser steps of the task in hand, and lines above it."""
+    """A progress bar over the optimiser steps of the current stage, and lines above it."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = _Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,13 +45,14 @@ class Display:
         self._progress.stop()
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
-        self._progress.console.print(text, soft_wrap=True)
+        """Print a permanent line above the bar."""
+        with contextlib.suppress(OSError):  # the terminal is gone; the log file has everything
+            self._progress.console.print(text, soft_wrap=True)
 
     def stage(self, name: str, steps: int) -> None:
-        """Starts the bar of a stage."""
+        """Start the bar of a stage."""
         self._progress.reset(self._bar, total=steps, description=name, detail="")
 
     def step(self, done: int, detail: str) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         self._progress.update(self._bar, completed=done, detail=detail)

@@ -1,16 +1,20 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM asks, a second one insists."""
+"""Stop requests: the first Ctrl-C, SIGTERM or SIGHUP is recorded, a second has its usual effect."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is gone
 
 
 class StopRequest:
-    """While entered, turns the first SIGINT or SIGTERM into `requested`.
+    """A context that records the first SIGINT, SIGTERM or SIGHUP in `requested`.
 
-    A second signal does what it would have done without this.
+    A second signal has the effect it has outside the context. In other threads than the main one
+    the context does nothing, since Python handles signals only in the main thread.
 
     Attributes:
-      requested: the signal that came, None if none did.
+      requested: the signal received, None if there was none.
     """
 
     def __init__(self) -> None:
@@ -18,7 +22,8 @@ class StopRequest:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for kind in (signal.SIGINT, signal.SIGTERM):
+        main = threading.current_thread() is threading.main_thread()
+        for kind in STOPS if main else ():
             self._previous[kind] = signal.signal(kind, self._note)
         return self
 
@@ -36,4 +41,4 @@ class StopRequest:
 
     def _restore(self) -> None:
         for kind, handler in self._previous.items():
-            signal.signal(kind, handler)  # type: ignore[arg-type]  # what signal() itself returned
+            signal.signal(kind, handler)  # type: ignore[arg-type]  # it came from signal()

@@ -1,0 +1,93 @@
+"""A batch inside the compiled step, the argument of a method's terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from bsce_jax.methods.state import ModelState, Params, TaskContext
+from bsce_jax.models import Classifier, Outputs, classify
+
+if TYPE_CHECKING:
+    from bsce_jax.methods.criterion import Criterion
+
+Terms = dict[str, jax.Array]
+
+
+@struct.dataclass
+class Step:
+    """One batch inside the compiled step.
+
+    Attributes:
+      student: outputs of the network in training.
+      teacher_outputs: outputs of the teacher, the model after the previous task; read as `teacher`.
+      labels: [batch] int32, positions in the class order.
+      weights: [batch] float32, 1 for a sample and 0 for padding.
+      task: the task's arrays.
+      params: the parameters in training, for penalties on them.
+      extra: the method's own arrays.
+      teacher_state: the teacher itself; read as `previous`.
+      key: a random key for this step.
+      criterion: the classification loss of `config.loss`.
+      network: the network, for methods that classify further features.
+    """
+
+    student: Outputs
+    teacher_outputs: Outputs | None
+    labels: jax.Array
+    weights: jax.Array
+    task: TaskContext
+    params: Params
+    extra: dict[str, Any]
+    teacher_state: ModelState | None
+    key: jax.Array
+    criterion: Criterion = struct.field(pytree_node=False)
+    network: Classifier = struct.field(pytree_node=False)
+
+    @property
+    def teacher(self) -> Outputs:
+        """Outputs of the teacher, for methods with a teacher."""
+        if self.teacher_outputs is None:
+            raise ValueError("no teacher here: set `teacher = True` on the method")
+        return self.teacher_outputs
+
+    @property
+    def previous(self) -> ModelState:
+        """The model after the previous task, for methods with a teacher."""
+        if self.teacher_state is None:
+            raise ValueError("no teacher here: set `teacher = True` on the method")
+        return self.teacher_state
+
+    def mean(self, values: jax.Array, where: jax.Array | None = None) -> jax.Array:
+        """Average [batch] values over the samples (in `where`), without padding; 0 for none."""
+        weights = self.weights if where is None else self.weights * where
+        # selected, not multiplied: a masked sample may have an infinite loss
+        total = jnp.sum(jnp.where(weights > 0, values * weights, 0.0))
+        return total / jnp.maximum(jnp.sum(weights), 1.0)
+
+    def classify(self, features: jax.Array) -> Outputs:
+        """Apply the head in training to [batch, D] features."""
+        return classify(self.network, {"params": self.params}, features)
+
+    def classification(
+        self, outputs: Outputs | None = None, among: jax.Array | None = None
+    ) -> jax.Array:
+        """Average the classification loss over the batch.
+
+        Args:
+          outputs: whose loss it is; None for the student's outputs.
+          among: [C] bool, the classes that compete; None for all classes seen.
+        """
+        outputs = self.student if outputs is None else outputs
+        prior = self.task.log_prior
+        if among is not None:
+            prior = jnp.where(among, prior, -jnp.inf)
+        return self.mean(self.criterion(outputs, self.labels, prior, self.task.old))
+
+    @property
+    def is_old(self) -> jax.Array:
+        """[batch] bool: the samples of old classes, that is the exemplars."""
+        return self.task.old[self.labels]

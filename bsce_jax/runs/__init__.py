@@ -1,0 +1,1 @@
+"""The folder of a run: its lock and identity, its files, and opening its model again."""

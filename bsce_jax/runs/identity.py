@@ -1,0 +1,59 @@
+"""The identity of a run: the fields of its config that alter results, and its data."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bsce_jax import config as config_lib
+from bsce_jax.data import Dataset
+from bsce_jax.data.source import digest
+from bsce_jax.errors import UserError
+
+
+def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """Describe the config and the data of a run as a JSON object."""
+    facts: dict[str, Any] = {
+        "name": dataset.name,
+        "image shape": list(dataset.image_shape),
+        "class names": digest(*(name.encode() for name in dataset.class_names)),
+    }
+    for kind, source in (("training", dataset.train), ("test", dataset.test)):
+        facts[f"number of {kind} images"] = len(source.labels)
+        facts[f"{kind} labels"] = digest(source.labels.tobytes())
+        facts[f"{kind} images"] = source.identity
+    values = config_lib.flat(config.to_dict())
+    return {"config": {path: _plain(value) for path, value in values.items()}, "data": facts}
+
+
+def refuse_another(folder: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Check that the run of a folder has a given identity.
+
+    Args:
+      folder: of the run.
+      there: the identity in its checkpoints.
+      here: the identity of the present config and data.
+
+    Raises:
+      UserError: they differ; the message says where.
+    """
+    differences = config_lib.differences(there["config"], here["config"])
+    if differences:
+        raise UserError(
+            f"{folder} holds a run of another config ({'; '.join(differences)}): choose another "
+            "--workdir, or remove that one"
+        )
+    then, now = there["data"], here["data"]
+    changed = [name for name in then if then[name] != now.get(name)]
+    if changed:
+        name = changed[0]
+        numbers = f" ({then[name]} then, {now.get(name)} now)" if "number" in name else ""
+        raise UserError(
+            f"the data is not what {folder} was trained on: the {name} changed{numbers}; bring the "
+            "old data back, or choose another --workdir"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

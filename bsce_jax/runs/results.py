@@ -1,0 +1,136 @@
+"""`results.json`: the results of a run, in a schema that other programs rely on."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from bsce_jax import metrics
+from bsce_jax.data import Dataset
+from bsce_jax.files import write_json
+from bsce_jax.runs import predictions
+from bsce_jax.runs.checkpoint import Progress
+from bsce_jax.scenario import Scenario
+
+SCHEMA = 2
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml-collections", "numpy")
+
+
+def write(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    dataset: Dataset,
+    scenario: Scenario,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write `results.json` from the predictions of all finished tasks, and return it."""
+    cnn, nme = [], []
+    for task in range(len(progress.history)):
+        labels, cnn_top5, nme_top5 = predictions.read(folder, task)
+        cnn.append((labels, cnn_top5))
+        nme.append((labels, nme_top5))
+    # without exemplars there are no class means and no NME predictions
+    has_means = all((top5[:, 0] >= 0).all() for _, top5 in nme)
+    value = {
+        "schema": SCHEMA,
+        "method": config.method.name,
+        "loss": config.loss.name,
+        "seed": config.seed,
+        "dataset": dataset.name,
+        "class_names": list(dataset.class_names),
+        "class_order": list(scenario.class_order),
+        "tasks": [list(task) for task in scenario.tasks],
+        "cnn": metrics.summarize(cnn, scenario.tasks),
+        "nme": metrics.summarize(nme, scenario.tasks) if has_means else None,
+        "memory": {
+            "policy": config.memory.policy,
+            "size": config.memory.size,
+            "selection": config.memory.selection,
+            "indices": progress.history,
+        },
+        "timing": _timing(progress),
+        "peak_memory": peak_memory(),
+        "environment": environment(),
+    }
+    write_json(folder / "results.json", value)
+    # as read from the file, where tuples are lists
+    written: dict[str, Any] = json.loads(json.dumps(value))
+    return written
+
+
+def read(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Read the `results.json` of a run; None if it is missing or not what `write` writes."""
+    path = folder / "results.json"
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, RecursionError, ValueError):  # of JSON and of UTF-8
+        return None
+    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else None
+
+
+COUNTS = ("steps", "head_steps", "saved_steps", "saved_head_steps")
+
+
+def _timing(progress: Progress) -> dict[str, Any]:
+    """Add up the tasks' seconds, by kind of work, and optimiser steps.
+
+    `steps` are all steps, `head_steps` those that trained the head alone. `finetuning_saved` are
+    the steps of the method's balanced fine-tuning that a balanced loss left out.
+    """
+    kinds = dict.fromkeys(kind for task in progress.timing for kind in task)
+    totals = {kind: sum(task.get(kind, 0) for task in progress.timing) for kind in kinds}
+    steps, head_steps, saved, saved_head = (int(totals.pop(name, 0)) for name in COUNTS)
+    return {
+        "seconds": totals,
+        "steps": steps,
+        "head_steps": head_steps,
+        "finetuning_saved": {"steps": saved, "head_steps": saved_head},
+        "tasks": progress.timing,
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Return the peak memory of this process, in bytes: on the fullest device, and on the host.
+
+    The device's is None if the backend does not count it, as on CPUs.
+    """
+    counts = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [count["peak_bytes_in_use"] for count in counts if "peak_bytes_in_use" in count]
+    # kilobytes, but bytes on macOS
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"device": max(peaks, default=None), "host": host}
+
+
+def environment() -> dict[str, Any]:
+    """Describe the environment: versions, devices, and the commit of the code, None without one."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "devices": [device.device_kind for device in jax.devices()],
+        "git_commit": git_commit(pathlib.Path(__file__)),
+    }
+
+
+def git_commit(file: pathlib.Path) -> str | None:
+    """Find the commit of the checkout that tracks a file.
+
+    It is None without git, and for a file that is not tracked, such as one of an installed package.
+    """
+    git = ["git", "-C", str(file.parent)]
+    try:
+        tracked = [*git, "ls-files", "--error-unmatch", file.name]
+        subprocess.run(tracked, capture_output=True, check=True)
+        head = [*git, "rev-parse", "HEAD"]
+        answer = subprocess.run(head, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

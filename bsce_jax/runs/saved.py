@@ -1,0 +1,222 @@
+"""The saved model of a run, and opening it without the training data.
+
+RUN/model/model.json      what is needed to use the weights: classes, preprocessing, config
+RUN/model/task_04.npz     the weights after a task, one array for each parameter
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from bsce_jax.config import make_method
+from bsce_jax.data import Dataset
+from bsce_jax.data.augment import normalize
+from bsce_jax.errors import UserError
+from bsce_jax.files import write_atomically, write_json
+from bsce_jax.methods import Method, ModelState
+from bsce_jax.models import Classifier, infer, make_model
+from bsce_jax.scenario import Scenario
+
+SCHEMA = 1
+BATCH = 256  # images in one forward pass
+
+
+def write_model(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    dataset: Dataset,
+    scenario: Scenario,
+    task: int,
+    model: ModelState,
+    class_means: np.ndarray | None,
+) -> None:
+    """Write the model of a finished task.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      dataset: that it was trained on; its preprocessing, class names and identity are saved.
+      scenario: the classes, in order of arrival.
+      task: number of the task.
+      model: after the task.
+      class_means: [seen, D] for predictions by nearest class mean, None without exemplars.
+    """
+    weights = f"task_{task:02d}.npz"
+    arrays = _flat({"params": model.params, "batch_stats": model.batch_stats, "extra": model.extra})
+    if class_means is not None:
+        arrays["class_means"] = class_means
+    place = folder / "model"
+    write_atomically(place / weights, lambda f: np.savez(f, allow_pickle=False, **arrays))
+    description = {
+        "schema": SCHEMA,
+        "task": task,
+        "weights": weights,
+        "class_names": list(dataset.class_names),
+        "tasks": [list(labels) for labels in scenario.tasks],
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "dataset": dataset.name,
+        "data_identity": dataset.identity,
+        "config": json.loads(config.to_json()),
+    }
+    write_json(place / "model.json", description)
+    if config.runtime.keep_models == "last":
+        for path in place.glob("task_*.npz"):
+            if path.name != weights:
+                path.unlink()
+
+
+class SavedRun:
+    """A run's model, opened from its folder alone.
+
+    Attributes:
+      folder: of the run.
+      task: number of the task after which the model was saved.
+      class_names: the names of the classes seen, in order of arrival: the columns of predictions.
+      image_shape: height, width and channels of its input images.
+      config: of the run.
+      data_identity: of the data set that it was trained on.
+
+    >>> run = SavedRun.open("runs/digits")                     # doctest: +SKIP
+    >>> scores = run.predict(images)                           # doctest: +SKIP
+    >>> names = [run.class_names[i] for i in scores.argmax(1)] # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        description: Mapping[str, Any],
+        config: ConfigDict,
+        method: Method,
+        network: Classifier,
+        model: ModelState,
+        class_means: np.ndarray | None,
+    ):
+        labels = [label for task in description["tasks"] for label in task]
+        seen = sum(map(len, description["tasks"][: description["task"] + 1]))
+        height, width, channels = description["image_shape"]
+        self.folder = folder
+        self.task: int = description["task"]
+        self.class_names = tuple(description["class_names"][label] for label in labels[:seen])
+        self.image_shape: tuple[int, int, int] = (height, width, channels)
+        self.config = config
+        self.data_identity: str = description["data_identity"]
+        self._method, self._network, self._model = method, network, model
+        self._class_means = class_means
+        scale = functools.partial(normalize, mean=description["mean"], std=description["std"])
+        self._forward: Callable[[ModelState, jax.Array], Any] = jax.jit(
+            lambda model, images: infer(network, model.variables, scale(images))
+        )
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], task: int | None = None) -> "SavedRun":
+        """Open the model of a run.
+
+        Args:
+          folder: of the run.
+          task: number of the task after which the model was saved; None for the newest finished
+            one. Earlier models exist only if `config.runtime.keep_models` is `all`.
+
+        Raises:
+          UserError: there is no such model, or it needs a method that is not registered.
+        """
+        path = pathlib.Path(folder)
+        place = path / "model"
+        try:
+            description = json.loads((place / "model.json").read_text())
+        except FileNotFoundError:
+            raise UserError(f"no model in {path}: has the run finished a task?") from None
+        except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
+            raise UserError(f"cannot read {place / 'model.json'}: {error}") from error
+        if not isinstance(description, dict) or description.get("schema") != SCHEMA:
+            raise UserError(f"{place / 'model.json'} does not describe a model of schema {SCHEMA}")
+        if task is not None:
+            description = {**description, "task": task, "weights": f"task_{task:02d}.npz"}
+        weights = place / description["weights"]
+        if not weights.exists():
+            there = ", ".join(sorted(p.stem for p in place.glob("task_*.npz"))) or "none"
+            raise UserError(f"no {weights}: there is {there}; see config.runtime.keep_models")
+        with np.load(weights) as arrays:
+            flat = {name: jnp.asarray(arrays[name]) for name in arrays.files}
+        class_means = flat.pop("class_means", None)
+        tree = traverse_util.unflatten_dict(flat, sep="/")
+        empty: dict[str, Any] = {}
+        model = ModelState(*(tree.get(part, empty) for part in ("params", "batch_stats", "extra")))
+        config = ConfigDict(description["config"])
+        method = make_method(config)
+        base = make_model(
+            config.model.name,
+            head=method.head,
+            num_classes=sum(map(len, description["tasks"])),
+            dtype=config.runtime.dtype,
+        )
+        network = method.network(base, description["task"])
+        means = None if class_means is None else np.asarray(class_means)
+        return cls(path, description, config, method, network, model, means)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The contents of `results.json`."""
+        value: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
+        return value
+
+    def predict(self, images: np.ndarray, by: Literal["cnn", "nme"] = "cnn") -> np.ndarray:
+        """Score images against the classes seen.
+
+        Args:
+          images: uint8 [n, height, width, channels], of `image_shape`.
+          by: `cnn`, the network's logits as the method corrects them, or `nme`, the cosine to the
+            mean feature of each class.
+
+        Returns:
+          float32 [n, seen]; the column of the highest score is the prediction, and `class_names`
+          has the names of the columns.
+
+        Raises:
+          UserError: images of another type or shape, or no class means since the run kept no
+            exemplars.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise UserError(
+                f"images are {images.dtype} {list(images.shape)}: give uint8 "
+                f"[n, {', '.join(map(str, self.image_shape))}]"
+            )
+        if by == "nme" and self._class_means is None:
+            raise UserError(f"{self.folder} has no class means: the run kept no exemplars")
+        seen = len(self.class_names)
+        parts = [np.zeros((0, seen), np.float32)]
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            # a short batch is filled up by repeating it, so that there is one shape
+            batch = jnp.asarray(np.resize(part, (BATCH, *self.image_shape)))
+            outputs = self._forward(self._model, batch)
+            parts.append(self._scores(outputs, by)[: len(part), :seen])
+        return np.concatenate(parts)
+
+    def _scores(self, outputs: Any, by: str) -> np.ndarray:
+        if by == "cnn":
+            seen = jnp.arange(outputs.logits.shape[1]) < len(self.class_names)
+            logits = jnp.where(seen[None], outputs.logits, -jnp.inf)
+            return np.asarray(self._method.predict(logits, self._model.extra))
+        features = np.asarray(outputs.features)
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        unit = features / np.maximum(lengths, np.finfo(np.float32).tiny)
+        assert self._class_means is not None  # checked in `predict`
+        cosines: np.ndarray = unit @ self._class_means.T
+        return cosines
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {path: np.asarray(value) for path, value in flat.items()}

@@ -1,0 +1,359 @@
+"""The loop over the tasks of a run."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bsce_jax import memory
+from bsce_jax.data import Dataset
+from bsce_jax.data.plan import steps_per_epoch
+from bsce_jax.errors import Stopped, UserError
+from bsce_jax.methods import ModelState, Stage
+from bsce_jax.runs import predictions, results
+from bsce_jax.runs.checkpoint import Checkpoints, Progress
+from bsce_jax.runs.folder import claimed
+from bsce_jax.runs.identity import identity, refuse_another
+from bsce_jax.runs.log import Log
+from bsce_jax.runs.saved import write_model
+from bsce_jax.streams import Purpose, generator
+from bsce_jax.training import evaluate
+from bsce_jax.training import mesh as mesh_lib
+from bsce_jax.training.clock import Clock
+from bsce_jax.training.display import Display
+from bsce_jax.training.fit import Work, choose_records, fit
+from bsce_jax.training.problem import Problem
+from bsce_jax.training.signals import StopRequest
+from bsce_jax.training.state import TrainState, all_finite
+from bsce_jax.training.trainer import Trainer
+
+
+def run(
+    config: ConfigDict, folder: str | os.PathLike[str], dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """Train a config task by task in a folder, or resume the run that the folder has.
+
+    Args:
+      config: from a config file.
+      folder: the folder of the run; the README lists its contents.
+      dataset: images of your own; None for the data set that the config names.
+
+    Returns:
+      The contents of `results.json`.
+
+    Raises:
+      UserError: an invalid config, or a folder that has another run or is used by another process.
+      Stopped: by SIGINT, SIGTERM or SIGHUP, after saving a checkpoint; the same call resumes the
+        run.
+    """
+    problem = Problem(config, dataset)
+    # Images are read before the folder is made: one that cannot be read leaves nothing behind. A
+    # run that is finished needs none.
+    trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)
+    with (
+        claimed(folder, problem.config) as path,
+        Display() as display,
+        Checkpoints(
+            path / "checkpoints",
+            this := identity(problem.config, problem.dataset),
+            mesh_lib.replicated(mesh_lib.make_mesh()),
+            display.line,
+        ) as checkpoints,
+        StopRequest() as stop,
+    ):
+        progress = Progress()
+        if saved := checkpoints.latest():
+            progress, that = saved
+            refuse_another(path, that, this)
+        done = results.read(path)
+        if done is not None and progress.task == problem.scenario.num_tasks:
+            display.line(f"{path} is finished already")
+            return done
+        trainer = trainer or Trainer(problem)
+        if progress.task < problem.scenario.num_tasks:
+            for task in range(progress.task):
+                predictions.read(path, task)  # find missing files before training
+        with Log(path, progress.log_bytes, progress.total_steps) as log:
+            if log.missing:
+                display.line(f"metrics.jsonl lacks {log.missing} bytes that were there")
+            return _Run(trainer, path, progress, checkpoints, log, stop, display).tasks()
+
+
+class _Run:
+    """A run in progress: the model, the teacher and the position."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: pathlib.Path,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        log: Log,
+        stop: StopRequest,
+        display: Display,
+    ):
+        self.trainer = trainer
+        self.problem = trainer.problem
+        self.folder = folder
+        self.progress = progress
+        self.checkpoints = checkpoints
+        self.log = log
+        self.stop = stop
+        self.display = display
+        self.clock = Clock()
+        # between tasks the model is still that of the last task's network
+        last = progress.task - 1 if progress.between_tasks and progress.task else progress.task
+        self.network = self.problem.network_of(last)
+        self.model: ModelState
+        self.teacher: ModelState | None = None
+        self.resumed: TrainState | None = None  # the state of the interrupted stage
+
+    def tasks(self) -> dict[str, Any]:
+        """Train the remaining tasks, and return the results."""
+        self._restore()
+        for task in range(self.progress.task, self.problem.scenario.num_tasks):
+            self._task(task)
+        return self._report()
+
+    def _task(self, task: int) -> None:
+        """Learn the classes of a task."""
+        if self.progress.between_tasks:
+            self._begin(task)
+        first_epoch = 0
+        for number, stage in enumerate(self.problem.stages(task)):
+            if stage.records == "memory":
+                self._remember(task)
+            if number >= self.progress.stage:
+                kept = self.progress.exemplars
+                self._train(choose_records(self.problem, kept, stage, task, number, first_epoch))
+            first_epoch += stage.epochs
+        self._remember(task)
+        self._evaluate(task)
+        self._finish(task)
+
+    # the parts of a task, in order
+
+    def _begin(self, task: int) -> None:
+        """Keep the last model as the teacher, and prepare the model for the new classes."""
+        info = self.problem.task_info(task, self.progress.exemplars)
+        with self.clock("prepare"):
+            self.teacher = self.model if self.problem.method.teacher and task > 0 else None
+            network = self.problem.network_of(task)
+            probe = self.trainer.probe(network)
+            if network != self.network:
+                self.model = self.problem.method.grow(self.model, info, probe)
+                self.network = network
+            self.model = self.problem.method.begin_task(self.model, info, probe)
+
+    def _train(self, work: Work) -> None:
+        """Train the rest of a stage; log every epoch, save at intervals and on a stop request."""
+        epoch = work.steps_per_epoch(self.problem.config.train.batch_size)
+        total = work.stage.epochs * epoch
+        interval = self.problem.config.runtime.checkpoint_epochs * epoch
+        if work.number > self.progress.stage:
+            self.progress = dataclasses.replace(self.progress, stage=work.number, step=0)
+        teacher = self.teacher if work.stage.teacher else None
+        name = f"task {work.task + 1}/{self.problem.scenario.num_tasks}, {work.stage.name}"
+        self.display.stage(name, total)
+        self.display.step(self.progress.step, "")
+        saved = self.progress.step
+
+        def keep(done: int) -> bool:
+            nonlocal saved
+            due = done // interval > saved // interval
+            saved = done if due else saved
+            return due
+
+        with self.clock("train"):
+            state = self.resumed or self.trainer.start(self.model, work.stage)
+            self.resumed = None
+            chunks = fit(
+                self.trainer,
+                self.network,
+                work,
+                state,
+                teacher,
+                self.progress.step,
+                keep=keep,
+                stop=lambda: self.stop.requested is not None,
+            )
+            del state  # donated to the first chunk
+            for chunk in chunks:
+                self._log_steps(work, epoch, chunk.done, chunk.metrics)
+                if chunk.state is not None:
+                    if not all_finite(chunk.state):
+                        raise self._not_finite("training state", work, self.progress.step - 1)
+                    self.model = chunk.state.model
+                    stopped = self.stop.requested
+                    if chunk.done < total or stopped:
+                        self._save(chunk.state)
+                    if stopped:
+                        raise Stopped(stopped)
+        self._count(work.stage, total)
+
+    def _remember(self, task: int) -> None:
+        """Correct the model and choose the exemplars of the new classes, once a task."""
+        config, scenario = self.problem.config, self.problem.scenario
+        old, seen = scenario.classes_before(task), scenario.classes_after(task)
+        if len(self.progress.exemplars) == seen:
+            return
+        probe = self.trainer.probe(self.network)
+        info = self.problem.task_info(task, self.progress.exemplars)
+        with self.clock("correct"):
+            self.model = self.problem.method.end_training(self.model, info, probe)
+        with self.clock("remember"):
+            kept = self.problem.memory(self.progress.exemplars)
+            records = self.problem.records[old:seen]
+            quota = kept.quota([len(r) for r in self.problem.records[:seen]])
+            ranked: list[list[int]] = [[] for _ in records]
+            if any(quota):
+                features = probe.features(self.model, np.concatenate(records))
+                parts = np.split(features, np.cumsum([len(r) for r in records])[:-1])
+                for i, (part, record) in enumerate(zip(parts, records, strict=True)):
+                    rng = generator(config.seed, Purpose.SELECTION, task, old + i)
+                    best = memory.select(part, quota[old + i], config.memory.selection, rng=rng)
+                    ranked[i] = record[best].tolist()
+            exemplars = kept.add(ranked).exemplars
+        self.progress = dataclasses.replace(self.progress, exemplars=exemplars)
+
+    def _evaluate(self, task: int) -> None:
+        """Predict the test images of all classes seen, and write predictions, model and results."""
+        problem, seen = self.problem, self.problem.scenario.classes_after(task)
+        with self.clock("evaluate"):
+            test = problem.test_records(seen)
+            means = evaluate.class_means(
+                self.model, self.progress.exemplars, self.trainer.probe(self.network)
+            )
+            cnn, nme = evaluate.predict(
+                problem.method,
+                self.model,
+                problem.scenario,
+                seen,
+                means,
+                self.trainer.probe(self.network, test=True),
+                test,
+            )
+            predictions.write(self.folder, task, problem.dataset.test.labels[test], cnn, nme)
+        with self.clock("save"):
+            write_model(
+                self.folder,
+                problem.config,
+                problem.dataset,
+                problem.scenario,
+                task,
+                self.model,
+                means,
+            )
+        self._count_saved(task)
+        self.progress = dataclasses.replace(
+            self.progress,
+            history=(*self.progress.history, self.progress.exemplars),
+            timing=(*self.progress.timing, self.clock.seconds),
+        )
+        self.clock.restart({})
+        summary = self._report()
+        accuracy = {kind: summary[kind]["accuracy"][-1] for kind in ("cnn", "nme") if summary[kind]}
+        self.log.write(
+            "task", self.progress.total_steps, {"task": task, "classes": seen, **accuracy}
+        )
+        shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())
+        self.display.line(f"task {task + 1}/{problem.scenario.num_tasks}: {seen} classes, {shown}")
+
+    def _finish(self, task: int) -> None:
+        self.progress = dataclasses.replace(self.progress, task=task + 1, stage=0, step=0, meter={})
+        self._save(None)
+
+    # helpers of these parts
+
+    def _log_steps(
+        self, work: Work, epoch_steps: int, done: int, metrics: dict[str, np.ndarray]
+    ) -> None:
+        """Average the steps' metrics over each epoch, and log the complete epochs."""
+        before = self.progress
+        finite = np.isfinite(metrics["loss"])
+        if not finite.all():
+            raise self._not_finite("loss", work, before.step + int(np.argmin(finite)))
+        count = len(metrics["loss"])
+        meter = dict(before.meter)
+        for i, step in enumerate(range(done - count + 1, done + 1)):
+            for key, values in metrics.items():
+                meter[key] = meter.get(key, 0.0) + float(values[i])
+            if step % epoch_steps == 0:
+                means = {key: value / epoch_steps for key, value in meter.items()}
+                epoch = step // epoch_steps
+                place = {"task": work.task, "stage": work.number, "epoch": epoch}
+                self.log.write("epoch", before.total_steps + i + 1, {**place, **means})
+                meter = {}
+        self.progress = dataclasses.replace(
+            before, step=done, total_steps=before.total_steps + count, meter=meter
+        )
+        epoch = min(done // epoch_steps + 1, work.stage.epochs)
+        detail = f"epoch {epoch}/{work.stage.epochs}, loss {metrics['loss'].mean():.3f}"
+        self.display.step(done, detail)
+
+    def _not_finite(self, what: str, work: Work, step: int) -> UserError:
+        """Make the error for numbers that are not finite at a step of a stage."""
+        epoch = step // work.steps_per_epoch(self.problem.config.train.batch_size) + 1
+        return UserError(
+            f"the {what} is not finite in task {work.task + 1}, epoch {epoch} of the "
+            f"{work.stage.name} (learning rate {work.stage.learning_rate:g}): try a lower "
+            f"train.learning_rate in another --workdir; what {self.folder} has is finite"
+        )
+
+    def _count(self, stage: Stage, steps: int, prefix: str = "") -> None:
+        """Add the steps of a stage to the clock's counts."""
+        counts = self.clock.seconds
+        for name in ("steps", "head_steps") if stage.head_only else ("steps",):
+            counts[prefix + name] = counts.get(prefix + name, 0) + steps
+
+    def _count_saved(self, task: int) -> None:
+        """Count the steps of the stages that a balanced loss leaves out."""
+        kept = len(self.problem.memory(self.progress.exemplars).indices)
+        batch_size = self.problem.config.train.batch_size
+        for stage in self.problem.all_stages(task):
+            if self.problem.saves(stage):
+                self._count(stage, stage.epochs * steps_per_epoch(kept, batch_size), "saved_")
+
+    def _report(self) -> dict[str, Any]:
+        problem = self.problem
+        return results.write(
+            self.folder, problem.config, problem.dataset, problem.scenario, self.progress
+        )
+
+    def _save(self, state: TrainState | None) -> None:
+        """Save a checkpoint, within a stage or between tasks."""
+        with self.clock("save"):
+            self.progress = dataclasses.replace(
+                self.progress, log_bytes=self.log.bytes, clock=dict(self.clock.seconds)
+            )
+            if state is None:
+                self.checkpoints.save(self.progress, self.model)
+            else:
+                training = (state.opt_state, state.criterion)
+                self.checkpoints.save(self.progress, state.model, self.teacher, training)
+
+    def _restore(self) -> None:
+        """Restore the state of the newest checkpoint, or make the initial one."""
+        progress = self.progress
+        if progress == Progress():
+            self.model = self.trainer.probe(self.network).initial
+            if self.problem.scenario.uneven:
+                last = len(self.problem.scenario.tasks[-1])
+                self.display.line(f"the last task is smaller: {last} classes")
+            return
+        self.model = self.checkpoints.model()
+        self.clock.restart(progress.clock)
+        if progress.task == self.problem.scenario.num_tasks:
+            return
+        if not progress.between_tasks:
+            if self.problem.method.teacher and progress.task > 0:
+                self.teacher = self.checkpoints.teacher()
+            stage = self.problem.stages(progress.task)[progress.stage]
+            fresh = self.trainer.start(self.model, stage)
+            opt_state, criterion = self.checkpoints.training((fresh.opt_state, fresh.criterion))
+            self.resumed = TrainState(self.model, opt_state, criterion)
+        where = f"task {progress.task + 1}/{self.problem.scenario.num_tasks}"
+        self.display.line(f"resuming {where} at step {progress.step}")

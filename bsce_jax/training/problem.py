@@ -1,0 +1,212 @@
+"""The problem of a run: all that follows from the config, checked before training."""
+
+import math
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bsce_jax import config as config_lib
+from bsce_jax import data, memory
+from bsce_jax.data import Dataset
+from bsce_jax.data.plan import holdout, steps_per_epoch
+from bsce_jax.errors import UserError
+from bsce_jax.memory import Memory
+from bsce_jax.methods import Stage, TaskInfo
+from bsce_jax.models import Classifier, make_model
+from bsce_jax.scenario import class_order, make_scenario
+from bsce_jax.training.mesh import count_devices
+
+Exemplars = tuple[tuple[int, ...], ...]
+
+
+class Problem:
+    """A data set, a scenario, a network, a method and a loss, made from a config.
+
+    Making one checks the whole config and writes nothing. It loads the data set, but images in
+    folders are only listed.
+
+    Args:
+      config: from a config file.
+      dataset: images of your own; None for the data set that the config names.
+
+    Attributes:
+      config: as given.
+      method: the method.
+      criterion: the classification loss.
+      dataset: the data set.
+      scenario: the tasks.
+      network: with the config's backbone and the method's head; see `network_of`.
+      labels: [n] int32, position in the class order of every training record, -1 outside it.
+      test_labels: the same for every test record.
+      records: the training records of each class of the scenario.
+
+    Raises:
+      UserError: an invalid field of the config; the message says what would be right.
+    """
+
+    def __init__(self, config: ConfigDict, dataset: Dataset | None = None):
+        config_lib.check(config)
+        self.config = config
+        self.method = config_lib.make_method(config)
+        self.criterion = config_lib.make_criterion(config)
+        _check_batches(config, count_devices())
+        if self.criterion.cosines and self.method.head == "linear":
+            raise UserError(
+                f"loss {config.loss.name} is defined on cosines, and {config.method.name} has a "
+                "linear head: use cross_entropy or balanced_softmax"
+            )
+        replay = config.train.replay_batch_size
+        if replay and not config.memory.size and self.all_stages(1)[0].records != "all":
+            raise UserError(
+                f"train.replay_batch_size is {replay} and memory.size 0: keep exemplars, or set "
+                "train.replay_batch_size=0"
+            )
+        named = config.dataset
+        self.dataset = dataset or data.load(named.name, named.data_dir, named.image_size or None)
+        order = class_order(config.scenario.class_order, self.dataset.num_classes)
+        self.scenario = make_scenario(order, config.scenario.base, config.scenario.increment)
+        classes = self.scenario.num_classes
+        memory.check_budget(config.memory.policy, config.memory.size, classes)
+        self.network = make_model(
+            config.model.name,
+            head=self.method.head,
+            num_classes=classes,
+            dtype=config.runtime.dtype,
+        )
+        self.labels = self.scenario.positions(self.dataset.train.labels)
+        self.test_labels = self.scenario.positions(self.dataset.test.labels)
+        self.records = [np.flatnonzero(self.labels == c) for c in range(classes)]
+        self._check_images()
+
+    def _check_images(self) -> None:
+        names = self.dataset.class_names
+        empty = [
+            names[c]
+            for c, r in zip(self.scenario.class_order, self.records, strict=True)
+            if not len(r)
+        ]
+        if empty:
+            raise UserError(
+                f"no training images of class {', '.join(empty)}: add some, or leave the class out "
+                "of scenario.class_order"
+            )
+        images, batch_size = len(self.train_records()), self.config.train.batch_size
+        if batch_size > images:
+            raise UserError(
+                f"train.batch_size is {batch_size}, and {self.dataset.name} has {images} training "
+                "images of these classes: choose at most that"
+            )
+        if not len(self.test_records(self.scenario.classes_after(0))):
+            raise UserError(
+                f"{self.dataset.name} has no test images of the first task's classes: add some, or "
+                "choose another scenario.class_order"
+            )
+
+    def train_records(self) -> np.ndarray:
+        """List the training records of all classes of the scenario."""
+        return np.flatnonzero(self.labels >= 0)
+
+    def test_records(self, seen: int) -> np.ndarray:
+        """List the test records of the first `seen` classes."""
+        return np.flatnonzero((self.test_labels >= 0) & (self.test_labels < seen))
+
+    def memory(self, exemplars: Exemplars = ()) -> Memory:
+        """Make the memory with the config's budget and these exemplars."""
+        return Memory(self.config.memory.policy, self.config.memory.size, exemplars)
+
+    def network_of(self, task: int) -> Classifier:
+        """Choose the network of a task."""
+        return self.method.network(self.network, task)
+
+    def stages(self, task: int) -> tuple[Stage, ...]:
+        """List the stages of a task, without those that a balanced loss leaves out."""
+        return tuple(stage for stage in self.all_stages(task) if not self.saves(stage))
+
+    def saves(self, stage: Stage) -> bool:
+        """Tell whether a stage is left out because the loss is balanced."""
+        return stage.balances and self.criterion.balanced and self.config.train.finetuning == "auto"
+
+    def all_stages(self, task: int) -> tuple[Stage, ...]:
+        """List all stages that the method has for a task."""
+        train = self.config.train
+        teacher = self.method.teacher and task > 0
+        # the first task has no teacher: a method with one trains by the classification loss alone
+        classify = self.method.teacher and task == 0
+        main = Stage(
+            name="training",
+            terms=self.method.classification if classify else self.method.terms,
+            epochs=train.epochs,
+            learning_rate=train.learning_rate,
+            schedule=train.schedule,
+            milestones=tuple(train.milestones),
+            decay=train.decay,
+            replay_batch_size=train.replay_batch_size if task > 0 else 0,
+            teacher=teacher,
+        )
+        return self.method.stages(main, task)
+
+    def task_info(self, task: int, exemplars: Exemplars) -> TaskInfo:
+        """Describe a task, with the records of its first stage.
+
+        Args:
+          task: number of the task.
+          exemplars: of the classes of earlier tasks.
+        """
+        first, *_ = self.all_stages(task)
+        old, seen = self.scenario.classes_before(task), self.scenario.classes_after(task)
+        past: Iterable[Iterable[int]] = exemplars[:old]
+        if first.records == "all":
+            past = self.records[:old]
+        train, validation = holdout(
+            [np.asarray(records, np.int64) for records in past],
+            self.records[old:seen],
+            first.holdout,
+            seed=self.config.seed,
+            task=task,
+        )
+        return TaskInfo(
+            index=task,
+            old=old,
+            seen=seen,
+            seed=self.config.seed,
+            labels=self.labels,
+            train=train,
+            validation=validation,
+        )
+
+    def chunk_steps(self, task: int) -> int:
+        """Choose the steps of a chunk: one number for the first task, one for all later ones.
+
+        A chunk is so long that the cost of a call is negligible, and so short that stopping and the
+        progress bar are prompt. It divides the longest task with the least padding.
+        """
+        limit = 20 if jax.default_backend() == "cpu" else 200
+        tasks = range(1, self.scenario.num_tasks) if task > 0 else range(1)
+        longest = max(1, *(self._main_steps(t) for t in tasks))  # 1 if a first stage has no steps
+        return math.ceil(longest / math.ceil(longest / limit))
+
+    def _main_steps(self, task: int) -> int:
+        """Count the optimiser steps of a task's first stage, as if nothing was held out."""
+        stage, *_ = self.all_stages(task)
+        old = self.scenario.classes_before(task)
+        available = [len(r) for r in self.records]
+        new = sum(available[old : self.scenario.classes_after(task)])
+        if stage.records == "all":
+            past = sum(available[:old])
+        elif stage.replay_batch_size:
+            past = 0
+        else:
+            past = sum(self.memory().quota(available[:old]))
+        return stage.epochs * steps_per_epoch(new + past, self.config.train.batch_size)
+
+
+def _check_batches(config: ConfigDict, devices: int) -> None:
+    """Check that the devices divide the batch sizes."""
+    train = config.train
+    for name in ("batch_size", "replay_batch_size"):
+        if train[name] % devices:
+            raise UserError(
+                f"train.{name} is {train[name]}: {devices} devices need a multiple of {devices}"
+            )

@@ -1,0 +1,238 @@
+"""Each method's loss terms, and what moves in each of its stages."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from reference import losses
+from reference.network import Arrays, Outputs, Params
+from reference.problem import Problem
+from reference.tape import Var, var
+
+Terms = dict[str, Var]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a stage trains.
+
+    Attributes:
+      head: of the network.
+      moves: the parameters that are trained, by the beginnings of their paths.
+      old_rows: whether the class vectors of old classes are trained.
+      batch_statistics: whether BatchNorm uses the batch's statistics and moves the running ones.
+      clamp: of each element of a gradient, before weight decay (PODNet).
+    """
+
+    head: str = "linear"
+    moves: tuple[str, ...] = ("backbone", "head")
+    old_rows: bool = True
+    batch_statistics: bool = True
+    clamp: float = math.inf
+
+
+def rules(problem: Problem) -> Rules:
+    """Say how a stage of a method trains."""
+    method, options = problem.method, problem.options
+    if method == "lucir":
+        if problem.stage == 0:
+            return Rules("cosine", old_rows=False)
+        # class vectors only, sigma in no optimiser group, BatchNorm in eval mode (fix_bn)
+        return Rules("cosine", moves=("head/weight",), batch_statistics=False)
+    if method == "podnet":
+        head = {"cosine": "lsc", "distance": "lsc_distance"}[options["similarity"]]
+        if problem.stage == 0:
+            return Rules(head, old_rows=False, clamp=options["clamp"])
+        # the classifier's parameters, of which the factor is none; BatchNorm in train mode
+        return Rules(head, moves=("head/weight",), clamp=options["clamp"])
+    if method == "fetril" and problem.old:
+        return Rules(moves=("head",), batch_statistics=False)
+    return Rules()
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What terms are made of: the real samples of a batch, padding left out.
+
+    Attributes:
+      problem: the stage.
+      student, teacher: outputs of the network in training and of the last task's.
+      labels: [n] positions.
+      params, past: parameters of the network in training and of the last task's.
+      extra, teacher_extra: the method's own arrays, now and as the last task left them.
+      draws: random numbers of the step, by name.
+      classify: the mean of `config.loss`, of any outputs.
+      score: the head, applied to features.
+    """
+
+    problem: Problem
+    student: Outputs
+    teacher: Outputs
+    labels: np.ndarray
+    params: Params
+    past: Arrays
+    extra: dict[str, Any]
+    teacher_extra: dict[str, Any]
+    draws: dict[str, np.ndarray]
+    classify: Callable[[Outputs], Var]
+    score: Callable[[Var], Outputs]
+
+    @property
+    def old(self) -> int:
+        return self.problem.old
+
+    @property
+    def seen(self) -> int:
+        return self.problem.seen
+
+    @property
+    def rho(self) -> float:
+        """Old classes / all classes seen."""
+        return self.old / self.seen
+
+    def old_logits(self) -> tuple[Var, Var]:
+        """The student's and the teacher's logits of the old classes."""
+        return self.student.logits[:, : self.old], self.teacher.logits[:, : self.old]
+
+
+def terms(view: View) -> Terms:
+    """Compute the terms that a stage minimises, each with its published weight."""
+    if view.old == 0:  # nothing to distil
+        return _classification(view)
+    return TERMS[view.problem.method](view)
+
+
+def _classification(view: View) -> Terms:
+    return {"classification": view.classify(view.student)}
+
+
+def _il_baseline(view: View) -> Terms:
+    """LUCIR's code: KLDivLoss() T^2 beta num_old, beta = 0.25: with T = 2 the divergence itself."""
+    divergence = losses.kl(*view.old_logits(), temperature=2).mean()
+    return {**_classification(view), "distillation": divergence}
+
+
+def _wa(view: View) -> Terms:
+    """(1 - rho) CE + rho KL, no T^2."""
+    parts = _il_baseline(view)
+    return {
+        "classification": (1 - view.rho) * parts["classification"],
+        "distillation": view.rho * parts["distillation"],
+    }
+
+
+def _bic(view: View) -> Terms:
+    """As WA, on logits alpha z + beta."""
+
+    def corrected(out: Outputs, extra: dict[str, Any]) -> Outputs:
+        return out._replace(scores=extra["alpha"] * out.scores + extra["beta"])
+
+    student = corrected(view.student, view.extra)
+    teacher = corrected(view.teacher, view.teacher_extra)
+    return _wa(dataclasses.replace(view, student=student, teacher=teacher))
+
+
+def _icarl(view: View) -> Terms:
+    """Algorithm 3: labels for the new classes, the teacher's sigmoids for the old ones."""
+    if view.problem.loss != "binary_cross_entropy":
+        return _il_baseline(view)
+    new = view.student.logits[:, view.old : view.seen]
+    is_label = view.labels[:, None] == np.arange(view.old, view.seen)
+    student, teacher = view.old_logits()
+    return {
+        "classification": losses.binary(new, var(is_label)).mean(),
+        "distillation": losses.binary(student, losses.sigmoid(teacher)).mean(),
+    }
+
+
+def _lwf(view: View) -> Terms:
+    """Equations 2 to 4, lambda 1, T = 2; with T^2, as in SS-IL's code."""
+    divergence = 4 * losses.kl(*view.old_logits(), temperature=2).mean()
+    return {**_classification(view), "distillation": divergence}
+
+
+def _taskwise(view: View) -> Terms:
+    """SS-IL and EEIL: T^2 KL of each old task, summed; T = 2."""
+    old_tasks = view.problem.tasks[:-1]
+    divergence = losses.taskwise(*view.old_logits(), old_tasks, temperature=2).mean()
+    return {**_classification(view), "distillation": divergence}
+
+
+def _lucir(view: View) -> Terms:
+    """Equation 9, lambda 5 sqrt(old / new); the fine-tuning has no less-forget constraint."""
+    cosines = view.student.scores
+    ranked = losses.ranking(cosines, view.labels, view.old, view.seen, k=2, margin=0.5)
+    both = {**_classification(view), "ranking": ranked}
+    if view.problem.stage == 1:
+        return both
+    weight = 5 * math.sqrt(view.old / (view.seen - view.old))
+    apart = losses.less_forget(view.student.features, view.teacher.features).mean()
+    return {**both, "less_forget": weight * apart}
+
+
+def _podnet(view: View) -> Terms:
+    """POD-spatial x 3 and POD-flat x 1, both x sqrt(seen / new); not in the fine-tuning."""
+    if view.problem.stage == 1:
+        return _classification(view)
+    growth = math.sqrt(view.seen / (view.seen - view.old))
+    spatial = losses.pod_spatial(view.student.maps, view.teacher.maps).mean()
+    flat = losses.less_forget(view.student.features, view.teacher.features).mean()
+    return {
+        **_classification(view),
+        "pod_spatial": 3 * growth * spatial,
+        "pod_flat": 1 * growth * flat,
+    }
+
+
+def _ewc(view: View) -> Terms:
+    """lambda / 2 sum F (theta - theta*)^2, no F above `fisher_max`."""
+    options, penalty = view.problem.options, var(0.0)
+    for name, fisher in view.extra["fisher"].items():
+        held = np.minimum(fisher, options["fisher_max"])
+        penalty = penalty + (held * (view.params[name] - view.past[name]) ** 2).sum()
+    return {**_classification(view), "consolidation": options["weight"] / 2 * penalty}
+
+
+def _pass(view: View) -> Terms:
+    """Prototypes with noise of one radius, and the L2 distance of the features; each x 10."""
+    of, noise = view.draws["prototypes"], view.draws["noise"]
+    replayed = view.score(var(view.extra["prototypes"][of] + view.extra["radius"] * noise))
+    moved = view.student.features - view.teacher.features
+    return {
+        **_classification(view),
+        "prototype": 10 * losses.cross_entropy(replayed.logits[:, : view.seen], of).mean(),
+        "distillation": 10 * ((moved**2).sum(-1) ** 0.5).mean(),
+    }
+
+
+def _fetril(view: View) -> Terms:
+    """Equation 1: f - mean of its class + mean of an old class. All classes weigh alike."""
+    pseudo, means = view.draws["pseudo"], view.extra["means"]
+    translated = view.score(view.student.features - means[view.labels] + means[pseudo])
+    real = losses.cross_entropy(view.student.logits[:, : view.seen], view.labels).mean()
+    moved = losses.cross_entropy(translated.logits[:, : view.seen], pseudo).mean()
+    return {"classification": (1 - view.rho) * real, "translated": view.rho * moved}
+
+
+TERMS: dict[str, Callable[[View], Terms]] = {
+    "bic": _bic,
+    "eeil": _taskwise,
+    "ewc": _ewc,
+    "fetril": _fetril,
+    "finetune": _classification,
+    "icarl": _icarl,
+    "il2m": _classification,
+    "il_baseline": _il_baseline,
+    "joint": _classification,
+    "lucir": _lucir,
+    "lwf": _lwf,
+    "lwf_mc": _icarl,
+    "pass": _pass,
+    "podnet": _podnet,
+    "replay": _classification,
+    "ss_il": _taskwise,
+    "wa": _wa,
+}

@@ -1,0 +1,103 @@
+"""SGD over the batches of a stage, with everything that moves written out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from reference import losses
+from reference.meta import OldWeight
+from reference.methods import View, rules, terms
+from reference.network import Arrays, Outputs, Params, classify, network
+from reference.problem import Batch, Model, Problem
+from reference.tape import Var, gradient, var
+
+
+class Result(NamedTuple):
+    """What came out of a stage.
+
+    Attributes:
+      params, stats: after the last batch.
+      terms: the loss terms of each batch, by name.
+      accuracy: of each batch, in %.
+      old_weight: the learned w of the meta loss.
+    """
+
+    params: Arrays
+    stats: Arrays
+    terms: list[dict[str, float]]
+    accuracy: list[float]
+    old_weight: np.ndarray
+
+
+def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batch]) -> Result:
+    """Train on the batches, one SGD step each."""
+    rule, old_weight = rules(problem), OldWeight(problem)
+    params, stats = dict(start.params), start.stats
+    momentum = {name: np.zeros_like(value) for name, value in params.items()}
+    logged, accuracy = [], []
+    for batch in batches:
+        model = Model(params, stats, start.extra)
+        if batch.balanced is not None:
+            old_weight.look_ahead(model, batch, rule.head)
+        leaves = {name: var(value) for name, value in params.items()}
+        out, stats = network(
+            leaves, stats, batch.images, head=rule.head, batch_statistics=rule.batch_statistics
+        )
+        out, labels = out.rows(batch.real), batch.labels[batch.real]
+        factor = old_weight.factor(old_weight.value)
+        parts = terms(_view(problem, rule.head, leaves, teacher, batch, model, out, factor))
+        logged.append({name: float(part.value) for name, part in parts.items()})
+        best = out.logits.value[:, : problem.seen].argmax(1)
+        accuracy.append(100 * float(np.mean(best == labels)))
+
+        moving = {name: leaf for name, leaf in leaves.items() if name.startswith(rule.moves)}
+        params = dict(params)
+        for name, slope in gradient(sum(parts.values(), var(0.0)), moving).items():
+            slope = np.clip(slope, -rule.clamp, rule.clamp)
+            slope = slope + problem.weight_decay * params[name]  # before momentum, as in PyTorch
+            momentum[name] = problem.momentum * momentum[name] + slope
+            after = params[name] - batch.learning_rate * momentum[name]
+            if name in ("head/weight", "head/bias"):
+                first = 0 if rule.old_rows else problem.old
+                after[:first] = params[name][:first]
+                after[problem.seen :] = params[name][problem.seen :]
+            params[name] = after
+    return Result(params, stats, logged, accuracy, old_weight.value)
+
+
+def _view(
+    problem: Problem,
+    head: str,
+    leaves: Params,
+    teacher: Model,
+    batch: Batch,
+    model: Model,
+    student: Outputs,
+    factor: np.ndarray,
+) -> View:
+    labels = batch.labels[batch.real]
+    past = {name: var(value) for name, value in teacher.params.items()}
+    outputs, _ = network(past, teacher.stats, batch.images, head=head, batch_statistics=False)
+
+    def mean_loss(out: Outputs) -> Var:
+        return losses.criterion(
+            problem.loss, problem.loss_options, out, labels, problem.counts, problem.old, factor
+        ).mean()
+
+    def score(features: Var) -> Outputs:
+        return Outputs(features, [], *classify(leaves, features, head))
+
+    return View(
+        problem=problem,
+        student=student,
+        teacher=outputs.rows(batch.real),
+        labels=labels,
+        params=leaves,
+        past=teacher.params,
+        extra=model.extra,
+        teacher_extra=teacher.extra,
+        draws={name: values[batch.real] for name, values in batch.draws.items()},
+        classify=mean_loss,
+        score=score,
+    )

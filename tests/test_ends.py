@@ -1,0 +1,88 @@
+"""How a run ends, and what a finished one needs: signals, devices, terminals, images."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+from tiny_run import make_config, some_digits
+
+from bsce_jax.data.source import ArraySource
+from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.training.loop import run
+from bsce_jax.training.problem import Problem
+from bsce_jax.training.signals import StopRequest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_asks_and_the_second_one_insists(kind: signal.Signals) -> None:
+    insisted = []
+    before = signal.signal(kind, lambda *_: insisted.append(kind))
+    try:
+        with StopRequest() as stop:
+            assert stop.requested is None
+            signal.raise_signal(kind)
+            assert stop.requested == kind
+            assert not insisted
+            signal.raise_signal(kind)
+            assert insisted == [kind]
+    finally:
+        signal.signal(kind, before)
+
+
+def test_a_finished_run_reads_no_image(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = some_digits(8, 2)
+    config = make_config("replay", fields={"train.epochs": 1, "model.name": "tiny_linear"})
+    first = run(config, tmp_path, dataset)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(ArraySource, "images", refuse)
+    assert run(config, tmp_path, dataset) == first
+    assert "is finished already" in capsys.readouterr().err
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    config = make_config("replay", fields={"train.batch_size": 1000})
+    with pytest.raises(UserError, match=r"train.batch_size is 1000, and .* has 80 training images"):
+        Problem(config, some_digits(8, 2))
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
+    words = [sys.executable, "-m", "bsce_jax.train", "--config=digits", f"--workdir={tmp_path}/run"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: jax cannot use JAX_PLATFORMS=cuda: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_with_a_newline_makes_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise UserError("cannot read a\nb\x1b[31m as an image")
+
+    with pytest.raises(SystemExit):
+        exit_on_user_error(fail)
+    assert capsys.readouterr().err == "error: cannot read a\\nb\\x1b[31m as an image\n"
+
+
+@pytest.mark.parametrize("streams", [["stderr"], ["stdout"], ["stdout", "stderr"]])
+def test_a_reader_that_is_gone_does_not_stop_the_training(
+    streams: list[str], tmp_path: pathlib.Path
+) -> None:
+    words = [sys.executable, "-m", "bsce_jax.train", "--config=digits:base=5,increment=5"]
+    words += [f"--workdir={tmp_path}/run", "--config.train.epochs=1"]
+    read, write = os.pipe()
+    os.close(read)
+    stdout, stderr = (write if s in streams else subprocess.DEVNULL for s in ("stdout", "stderr"))
+    subprocess.run(words, cwd=ROOT, stdout=stdout, stderr=stderr)
+    os.close(write)
+    assert (tmp_path / "run" / "results.json").exists()

@@ -1,0 +1,50 @@
+"""A registry: names are found, taken once, and put right."""
+
+import pytest
+
+from bsce_jax.errors import UserError, nearest
+from bsce_jax.registry import Registry
+
+
+def test_things_are_found_by_name_in_order() -> None:
+    shapes: Registry[type] = Registry("shape")
+
+    @shapes.register("square")
+    class Square:
+        pass
+
+    @shapes.register("circle")
+    class Circle:
+        pass
+
+    assert shapes["square"] is Square
+    assert shapes["circle"] is Circle
+    assert list(shapes) == ["circle", "square"]
+    assert len(shapes) == 2
+    assert "square" in shapes
+    with pytest.raises(UserError, match=r"unknown shape 'sqare'; did you mean square\?"):
+        shapes["sqare"]
+
+
+def test_a_name_is_one_things_and_a_definition_may_run_again() -> None:
+    shapes: Registry[type] = Registry("shape")
+
+    def define() -> type:
+        @shapes.register("square")
+        class Square:
+            pass
+
+        return Square
+
+    first, again = define(), define()
+    assert first is not again
+    assert shapes["square"] is again
+    with pytest.raises(UserError, match=r"shape 'square' of .* is registered already, by .*py"):
+        shapes.register("square")(int)
+
+
+def test_a_name_is_guessed_by_its_initials_or_its_spelling() -> None:
+    names = ["learning_rate", "lrs", "weight_decay", "batch_size"]
+    assert nearest("lr", names) == ["learning_rate"]
+    assert nearest("weigth_decay", names) == ["weight_decay"]
+    assert nearest("zzz", names) == []

@@ -1,16 +1,26 @@
 """The ways a command ends early: bad input, and a request to stop."""
 
+import contextlib
 import difflib
+import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(Exception):
     """Bad input; the message says in one line what is wrong and what would be right.
 
-    Commands print it and exit with code 2; a library user can catch it.
+    Commands print it and exit with `exit_code`; a library user can catch it.
     """
+
+    exit_code = 2
+
+
+class NoSpace(UserError):
+    """A disk is full. Nothing is lost: the same command goes on once there is room."""
+
+    exit_code = 3
 
 
 class Stopped(Exception):
@@ -52,6 +62,33 @@ def unknown(kind: str, name: object, valid: Iterable[object]) -> UserError:
     return UserError(f"unknown {kind} {str(name)!r}; {hint}")
 
 
+def is_no_space(error: BaseException | None) -> bool:
+    """Tell whether an error came of a full disk, or of another error that did."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, ValueError) and os.strerror(errno.ENOSPC) in str(error):
+            return True  # as tensorstore says it
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def no_space(folder: str | os.PathLike[str]) -> NoSpace:
+    """Make the error for a full disk that a folder is on."""
+    return NoSpace(f"no space left in {folder}: free some and give the same command")
+
+
+@contextlib.contextmanager
+def needing_space(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the errors of a full disk, of whatever library, into a `NoSpace`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if not is_no_space(error):
+            raise
+        raise no_space(folder) from error
+
+
 def in_one_line(text: str) -> str:
     """Escape what is not printable, such as a newline in a file's name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -71,7 +108,11 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
                 sys.stdout.flush()
     except UserError as error:
         print(f"error: {in_one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        if isinstance(error, NoSpace):
+            # threads and exit handlers of libraries would each report the full disk once more
+            sys.stderr.flush()
+            os._exit(error.exit_code)
+        sys.exit(error.exit_code)
     except Stopped as stopped:
         print("stopped", file=sys.stderr)
         sys.exit(128 + stopped.signal)

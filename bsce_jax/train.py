@@ -8,17 +8,21 @@ Examples:
   python -m bsce_jax.train --config cifar100 --help
       list every field of a config with its value and its meaning
 
-Exit codes: 0 done; 2 bad input; 130 or 143 stopped by Ctrl-C or SIGTERM, after saving a checkpoint.
+Exit codes: 0 done; 2 bad input; 3 no space left;
+130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP, after saving a checkpoint.
 """
 
 import argparse
+import logging
 import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bsce_jax.cli import Parser, make_config
-from bsce_jax.errors import Stopped, UserError, exit_on_user_error
+from bsce_jax.errors import Stopped, UserError, exit_on_user_error, is_no_space
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -52,12 +56,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bsce_jax.training.loop import run
 
     compiler.keep_programs()
+    _leave_errors_of_threads_to_the_run()
     try:
         results = run(config, folder)
     except Stopped as stopped:
         print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
         sys.exit(128 + stopped.signal)
     print_results(results)
+
+
+def _leave_errors_of_threads_to_the_run() -> None:
+    """Print no traceback for an error in a library's thread that the run raises itself.
+
+    When a disk is full, TensorBoard's thread, orbax's threads and tensorstore's threads each report
+    it, and orbax raises it in the main thread at its next call.
+    """
+
+    def report_thread(args: threading.ExceptHookArgs) -> None:
+        if not is_no_space(args.exc_value):
+            threading.__excepthook__(args)
+
+    def report(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        # tensorstore reports to an event loop that orbax has closed after the first error
+        if "Event loop is closed" not in str(error):
+            sys.__excepthook__(kind, error, trace)
+
+    threading.excepthook = report_thread
+    sys.excepthook = report
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs with tracebacks there
 
 
 def _read(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
-from bsce_jax.errors import UserError
+from bsce_jax.errors import UserError, is_no_space, no_space
 from bsce_jax.files import write_json
 
 
@@ -86,4 +86,6 @@ def _check_config(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 def _cannot_use(folder: pathlib.Path, error: OSError) -> UserError:
+    if is_no_space(error):
+        return no_space(folder)
     return UserError(f"cannot use --workdir {folder}: {error.strerror}")

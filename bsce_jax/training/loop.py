@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from bsce_jax import memory
 from bsce_jax.data import Dataset
 from bsce_jax.data.plan import steps_per_epoch
-from bsce_jax.errors import Stopped, UserError
+from bsce_jax.errors import Stopped, UserError, needing_space
 from bsce_jax.methods import ModelState, Stage
 from bsce_jax.runs import predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
@@ -46,6 +46,7 @@ def run(
 
     Raises:
       UserError: an invalid config, or a folder that has another run or is used by another process.
+      NoSpace: the disk is full; the same call resumes the run once there is room.
       Stopped: by SIGINT, SIGTERM or SIGHUP, after saving a checkpoint; the same call resumes the
         run.
     """
@@ -54,6 +55,7 @@ def run(
     # run that is finished needs none.
     trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)
     with (
+        needing_space(folder),
         claimed(folder, problem.config) as path,
         Display() as display,
         Checkpoints(

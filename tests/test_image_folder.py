@@ -351,7 +351,7 @@ def test_missing_subset_tells_where_it_goes(tmp_path: pathlib.Path) -> None:
         data.load("imagenet_subset", tmp_path, 84)
     assert str(error.value).startswith(
         f"no ImageNet-subset in {tmp_path}: put it there as imagenet-subset or "
-        "imagenet-subset-84px, a folder that holds train/CLASS/*.jpg"
+        "imagenet-subset-84px, a folder with train/CLASS/*.jpg"
     )
 
 

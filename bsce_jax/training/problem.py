@@ -93,7 +93,7 @@ class Problem:
                 "of scenario.class_order"
             )
         images, batch_size = len(self.train_records()), self.config.train.batch_size
-        if batch_size > images:
+        if batch_size > 10 * images:  # nearly all of it would be padding
             raise UserError(
                 f"train.batch_size is {batch_size}, and {self.dataset.name} has {images} training "
                 "images of these classes: choose at most that"

@@ -41,6 +41,27 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return top_k_accuracy(labels, predictions, 1)
 
 
+def class_mean_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Compute the mean over classes of the top-1 accuracy on each class's images.
+
+    It differs from `accuracy` where classes have unequal numbers of test images.
+
+    Args:
+      labels: true classes, int [n].
+      predictions: int [n, K], best first.
+
+    Returns:
+      Accuracy in %, over the classes that have images.
+
+    Raises:
+      ValueError: as `top_k_accuracy`.
+    """
+    top_k_accuracy(labels, predictions, 1)  # checks the arrays
+    _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)
+    hits = np.bincount(classes, np.asarray(predictions)[:, 0] == labels)
+    return 100 * float((hits / images).mean())
+
+
 def task_matrix(
     outcomes: Sequence[tuple[np.ndarray, np.ndarray]], tasks: Sequence[Sequence[int]]
 ) -> Matrix:
@@ -123,9 +144,9 @@ def summarize(
       tasks: labels of each task's classes; there may be more tasks than outcomes.
 
     Returns:
-      `accuracy` and `top5` over all classes seen, `old` and `new` over the classes of earlier tasks
-      and of the task itself, one number a task; the square `matrix` of `task_matrix`; and
-      `average_incremental`, `last` and `forgetting`, one number each. Plain floats, in %; None
+      `accuracy`, `class_mean` and `top5` over all classes seen, `old` and `new` over the classes of
+      earlier tasks and of the task itself, one number a task; the square `matrix` of `task_matrix`;
+      and `average_incremental`, `last` and `forgetting`, one number each. Plain floats, in %; None
       where a figure does not apply.
 
     Raises:
@@ -141,6 +162,7 @@ def summarize(
         "accuracy": accuracies,
         "average_incremental": average_incremental(accuracies),
         "last": accuracies[-1],
+        "class_mean": [class_mean_accuracy(*outcome) for outcome in outcomes],
         "top5": [top_k_accuracy(*outcome, 5) for outcome in outcomes],
         "matrix": matrix,
         "forgetting": forgetting(matrix),

@@ -46,6 +46,8 @@ def test_a_run_by_hand() -> None:
         "average_incremental": 220 / 3,
         "last": 60.0,
         "top5": [100.0, 60.0, 60.0],
+        # classes 7, 2, 5, 0; and with 9 and 4
+        "class_mean": [100.0, (75 + 3 * 50) / 4, (25 + 100 + 50 + 50 + 100 + 200 / 3) / 6],
         "old": [None, 75.0, 50.0],
         "new": [100.0, 50.0, 80.0],
         # task 0 falls from 100 to 25, task 1 rises from 50 to 66.67
@@ -170,6 +172,10 @@ def slow_summary(outcomes: list[Outcome], tasks: tuple[tuple[int, ...], ...]) ->
         "average_incremental": sum(accuracy) / len(accuracy),
         "last": accuracy[-1],
         "top5": [percent(t, seen[t], 5) for t in range(last + 1)],
+        "class_mean": [
+            sum(each := [percent(t, [c]) for c in seen[t] if c in outcomes[t][0]]) / len(each)
+            for t in range(last + 1)
+        ],
         "matrix": a,
         "forgetting": lost / last if last else None,
         "old": [percent(t, seen[t - 1]) if t else None for t in range(last + 1)],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tracemalloc
 from unittest import mock
 
 import numpy as np
@@ -250,6 +251,22 @@ def test_archive_with_a_changed_file_is_refused(
     archive = tiny_cifar100.pack(folder, tmp_path / "a.tar.gz")
     with pytest.raises(UserError, match=rf"train in .*a\.tar\.gz .*, not {cifar100.MD5['train']};"):
         cifar100.read_official(archive)
+
+
+def test_a_small_archive_of_a_huge_file_takes_little_memory(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cifar100, "LARGEST", 2**20)
+    (folder / "train").write_bytes(bytes(64 * 2**20))
+    archive = tiny_cifar100.pack(folder, tmp_path / "a.tar.gz")
+    assert archive.stat().st_size < 2**18
+    for source in (archive, folder):
+        tracemalloc.start()
+        with pytest.raises(UserError, match=r"train in .* is damaged or not of CIFAR-100"):
+            cifar100.read_official(source)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16 * 2**20
 
 
 def test_nothing_is_written_from_an_archive(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from tiny_run import make_config, some_digits
 
 from bsce_jax.data.source import ArraySource
 from bsce_jax.errors import UserError, exit_on_user_error
 from bsce_jax.training.loop import run
+from bsce_jax.training.mesh import needing_memory
 from bsce_jax.training.problem import Problem
 from bsce_jax.training.signals import StopRequest
 
@@ -63,6 +65,15 @@ def test_a_device_that_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
     assert done.stderr.startswith("error: jax cannot use JAX_PLATFORMS=cuda: ")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_memory_is_said_in_one_line() -> None:
+    for full in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes")):
+        said = pytest.raises(UserError, match=r"out of memory with train.batch_size=64")
+        with said, needing_memory(64):
+            raise full
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"), needing_memory(64):
+        raise jax.errors.JaxRuntimeError("INTERNAL: another")
 
 
 def test_a_name_with_a_newline_makes_one_line(capsys: pytest.CaptureFixture[str]) -> None:

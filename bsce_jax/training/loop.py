@@ -51,6 +51,11 @@ def run(
         run.
     """
     problem = Problem(config, dataset)
+    with mesh_lib.needing_memory(config.train.batch_size):
+        return _run(problem, folder)
+
+
+def _run(problem: Problem, folder: str | os.PathLike[str]) -> dict[str, Any]:
     # Images are read before the folder is made: one that cannot be read leaves nothing behind. A
     # run that is finished needs none.
     trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)

@@ -1,6 +1,8 @@
 """The devices: a mesh with one axis, `data`; batches are split over it, the rest is replicated."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
@@ -29,6 +31,20 @@ def count_devices() -> int:
 def make_mesh() -> Mesh:
     """Make the mesh of all devices."""
     return jax.make_mesh((count_devices(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+@contextlib.contextmanager
+def needing_memory(batch_size: int) -> Iterator[None]:
+    """Turn the errors of a full memory, of a device or of the host, into a `UserError`."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(
+                f"out of memory with train.batch_size={batch_size}: try a smaller one, a smaller "
+                "dataset.image_size or runtime.dtype=bfloat16"
+            ) from error
+        raise
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -51,42 +51,37 @@ def run(
         run.
     """
     problem = Problem(config, dataset)
-    with mesh_lib.needing_memory(config.train.batch_size):
-        return _run(problem, folder)
-
-
-def _run(problem: Problem, folder: str | os.PathLike[str]) -> dict[str, Any]:
-    # Images are read before the folder is made: one that cannot be read leaves nothing behind. A
-    # run that is finished needs none.
-    trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)
-    with (
-        needing_space(folder),
-        claimed(folder, problem.config) as path,
-        Display() as display,
-        Checkpoints(
-            path / "checkpoints",
-            this := identity(problem.config, problem.dataset),
-            mesh_lib.replicated(mesh_lib.make_mesh()),
-            display.line,
-        ) as checkpoints,
-        StopRequest() as stop,
-    ):
-        progress = Progress()
-        if saved := checkpoints.latest():
-            progress, that = saved
-            refuse_another(path, that, this)
-        done = results.read(path)
-        if done is not None and progress.task == problem.scenario.num_tasks:
-            display.line(f"{path} is finished already")
-            return done
-        trainer = trainer or Trainer(problem)
-        if progress.task < problem.scenario.num_tasks:
-            for task in range(progress.task):
-                predictions.read(path, task)  # find missing files before training
-        with Log(path, progress.log_bytes, progress.total_steps) as log:
-            if log.missing:
-                display.line(f"metrics.jsonl lacks {log.missing} bytes that were there")
-            return _Run(trainer, path, progress, checkpoints, log, stop, display).tasks()
+    with mesh_lib.needing_memory(config.train.batch_size), needing_space(folder):
+        # Images are read before the folder is made: one that cannot be read leaves nothing behind. A
+        # run that is finished needs none.
+        trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)
+        with (
+            claimed(folder, problem.config) as path,
+            Display() as display,
+            Checkpoints(
+                path / "checkpoints",
+                this := identity(problem.config, problem.dataset),
+                mesh_lib.replicated(mesh_lib.make_mesh()),
+                display.line,
+            ) as checkpoints,
+            StopRequest() as stop,
+        ):
+            progress = Progress()
+            if saved := checkpoints.latest():
+                progress, that = saved
+                refuse_another(path, that, this)
+            done = results.read(path)
+            if done is not None and progress.task == problem.scenario.num_tasks:
+                display.line(f"{path} is finished already")
+                return done
+            trainer = trainer or Trainer(problem)
+            if progress.task < problem.scenario.num_tasks:
+                for task in range(progress.task):
+                    predictions.read(path, task)  # find missing files before training
+            with Log(path, progress.log_bytes, progress.total_steps) as log:
+                if log.missing:
+                    display.line(f"metrics.jsonl lacks {log.missing} bytes that were there")
+                return _Run(trainer, path, progress, checkpoints, log, stop, display).tasks()
 
 
 class _Run:

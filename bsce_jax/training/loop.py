@@ -52,8 +52,8 @@ def run(
     """
     problem = Problem(config, dataset)
     with mesh_lib.needing_memory(config.train.batch_size), needing_space(folder):
-        # Images are read before the folder is made: one that cannot be read leaves nothing behind. A
-        # run that is finished needs none.
+        # Images are read before the folder is made: one that cannot be read leaves nothing behind.
+        # A finished run needs none.
         trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)
         with (
             claimed(folder, problem.config) as path,

@@ -68,3 +68,23 @@ def test_the_formulas_know_no_framework() -> None:
     assert "bsce_jax" not in {
         n.module for n in ast.walk(ast.parse(tree)) if isinstance(n, ast.ImportFrom)
     }
+
+
+def test_no_modules_import_each_other() -> None:
+    needs: dict[str, set[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        if file.name == "__init__.py":
+            continue  # a package's face shows what its modules have
+        module = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+        needs[module] = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("bsce_jax"):
+                needs[module] |= {str(node.module)}
+                needs[module] |= {f"{node.module}.{alias.name}" for alias in node.names}
+    for module in needs:
+        reached: set[str] = set()
+        todo = needs[module] & needs.keys()
+        while todo:
+            reached |= todo
+            todo = set().union(*(needs[m] for m in todo)) & needs.keys() - reached
+        assert module not in reached, f"{module} comes back to itself"

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from bsce_jax.data import cifar100, digits
+from bsce_jax.data import cifar100, cifar100_load, digits
 from bsce_jax.data.source import DATASETS, ArraySource, Dataset, Source, all_images
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Source",
     "all_images",
     "cifar100",
+    "cifar100_load",
     "digits",
     "load",
 ]

@@ -1,9 +1,7 @@
-"""CIFAR-100 (Krizhevsky, 2009): 60000 images of 32x32 pixels in 100 classes.
+"""The official files of CIFAR-100 (Krizhevsky, 2009): 60000 images of 32x32 pixels in 100 classes.
 
-Training reads the unpacked official files for Python (the folder `cifar-100-python`), or the tfds
-data set that `python -m bsce_jax.prepare` makes from them or from `cifar-100-python.tar.gz`. All
-give the same arrays, in the order of the official files. The official files are pickles: their md5
-is checked, and they are read by an unpickler that builds only plain data.
+The files are pickles: their md5 is checked, and they are read by an unpickler that builds only
+plain data.
 """
 
 import hashlib
@@ -11,7 +9,6 @@ import io
 import os
 import pathlib
 import pickle
-import shlex
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -19,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bsce_jax.data.source import DATASETS, ArraySource, Dataset
+from bsce_jax.data.source import ArraySource, Dataset
 from bsce_jax.errors import UserError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
@@ -38,32 +35,6 @@ STD = (0.2009, 0.1984, 0.2023)
 PREPARED = pathlib.Path("cifar100_python", "1.0.0")
 
 T = TypeVar("T")
-
-
-@DATASETS.register("cifar100")
-def load(data_dir: pathlib.Path, image_size: int | None = None) -> Dataset:
-    """Load CIFAR-100 from a data folder: the official folder in it, else the prepared data.
-
-    Args:
-      data_dir: contains `cifar-100-python/` or `cifar100_python/`.
-      image_size: not used; see `Dataset.resized`.
-
-    Raises:
-      UserError: it contains neither, or the files are damaged.
-    """
-    if folder := official_folder(data_dir):
-        return read_official(folder)
-    if os.path.isdir(data_dir / PREPARED):
-        from bsce_jax.data import cifar100_builder  # imports tfds, which only prepared data needs
-
-        return cifar100_builder.read(data_dir)
-    target = shlex.quote(str(data_dir))
-    raise UserError(
-        f"no CIFAR-100 in {data_dir}; either download it with "
-        f"`python -m bsce_jax.prepare cifar100 --data_dir {target}`, or use what you have with "
-        f"`python -m bsce_jax.prepare cifar100 --source PATH --data_dir {target}`, "
-        f"PATH being {FOLDER}.tar.gz or the unpacked {FOLDER} folder"
-    )
 
 
 def official_folder(path: pathlib.Path) -> pathlib.Path | None:

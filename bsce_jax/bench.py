@@ -21,6 +21,7 @@ Ctrl-C or SIGTERM, after printing what was measured so far.
 
 import contextlib
 import json
+import math
 import runpy
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in args.parts:
         if part not in PARTS:
             raise unknown("part", part, PARTS)
+    if not 0 <= args.seconds < math.inf:
+        raise UserError(f"--seconds is {args.seconds}: it must be a number, at least 0")
     file, _, values = args.config.partition(":")
     if "method=" in values or "method.name" in args.overrides:
         raise UserError("the config names a method: say --methods instead")

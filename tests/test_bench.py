@@ -120,3 +120,9 @@ def test_versus_asks_for_what_there_is(capsys: pytest.CaptureFixture[str]) -> No
         ("il_baseline", True),
     ]
     assert all(s["images_per_second"] > 0 for s in steps)
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_seconds_that_never_pass_are_refused(seconds: str) -> None:
+    with pytest.raises(UserError, match=r"--seconds is .*: it must be a number, at least 0"):
+        bench.main(["--config=digits", "--parts=steps", f"--seconds={seconds}"])

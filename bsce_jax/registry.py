@@ -6,6 +6,7 @@ A name is given where the object is defined, in the package or in a user's confi
     class Anchor(Method): ...
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -36,7 +37,7 @@ class Registry(Generic[T]):
         Raises:
           UserError: another object has the name.
         """
-        file = sys._getframe(1).f_code.co_filename
+        file = os.path.realpath(sys._getframe(1).f_code.co_filename)
 
         def add(thing: Registered) -> Registered:
             place = (file, getattr(thing, "__qualname__", repr(thing)))

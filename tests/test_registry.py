@@ -1,5 +1,9 @@
 """A registry: names are found, taken once, and put right."""
 
+import os
+import pathlib
+import runpy
+
 import pytest
 
 from bsce_jax.errors import UserError, nearest
@@ -41,6 +45,19 @@ def test_a_name_is_one_things_and_a_definition_may_run_again() -> None:
     assert shapes["square"] is again
     with pytest.raises(UserError, match=r"shape 'square' of .* is registered already, by .*py"):
         shapes.register("square")(int)
+
+
+def test_a_file_may_run_under_another_spelling_of_its_path(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: Registry[type] = Registry("shape")
+    file = tmp_path / "square.py"
+    file.write_text("@shapes.register('square')\nclass Square:\n    pass\n")
+    os.symlink(file, tmp_path / "link.py")
+    monkeypatch.chdir(tmp_path)
+    for path in (str(file), "square.py", "./square.py", "link.py"):
+        again = runpy.run_path(path, {"shapes": shapes})
+        assert shapes["square"] is again["Square"]
 
 
 def test_a_name_is_guessed_by_its_initials_or_its_spelling() -> None:

@@ -19,6 +19,7 @@ from tiny_run import (
 
 from bsce_jax.data import ArraySource, Dataset
 from bsce_jax.errors import UserError
+from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
 
 CONFIG = make_config("il_baseline", fields={"runtime.checkpoint_epochs": 1, "train.epochs": 4})
@@ -245,3 +246,15 @@ def test_a_place_where_something_would_be_lost_is_refused(
 def test_results_of_a_finished_run_come_again(straight: pathlib.Path, digits: Dataset) -> None:
     written = json.loads((straight / "results.json").read_text())
     assert without_timing(run(CONFIG, straight, digits)) == without_timing(written)
+
+
+def test_a_damaged_model_and_another_kind_of_prediction_are_refused(
+    copy: pathlib.Path, digits: Dataset
+) -> None:
+    saved = SavedRun.open(copy)
+    with pytest.raises(UserError, match="unknown by 'knn'"):
+        saved.predict(digits.test.images([0]), by="knn")  # type: ignore[arg-type]
+    weights = next((copy / "model").glob("*.npz"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"task_00.npz is damaged"):
+        SavedRun.open(copy)

@@ -33,7 +33,7 @@ def read(folder: pathlib.Path, task: int) -> tuple[np.ndarray, np.ndarray, np.nd
     try:
         with open(path, "rb") as f, np.load(f, allow_pickle=False) as saved:
             labels, cnn, nme = (saved[name] for name in ("labels", "cnn_top5", "nme_top5"))
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise UserError(f"{path} is damaged: train again, in another --workdir") from error
     whole = labels.ndim == 1 and cnn.shape == nme.shape == (len(labels), 5)
     if not whole or not all(a.dtype.kind in "iu" for a in (labels, cnn, nme)):
@@ -46,7 +46,7 @@ def _path(folder: pathlib.Path, task: int) -> pathlib.Path:
 
 
 # what reading an archive of any bytes can raise
-_MALFORMED = (
+MALFORMED = (
     AttributeError,
     EOFError,
     LookupError,

@@ -20,10 +20,11 @@ from ml_collections import ConfigDict
 from bsce_jax.config import make_method
 from bsce_jax.data import Dataset
 from bsce_jax.data.augment import normalize
-from bsce_jax.errors import UserError
+from bsce_jax.errors import UserError, unknown
 from bsce_jax.files import write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.models import Classifier, infer, make_model
+from bsce_jax.runs.predictions import MALFORMED
 from bsce_jax.scenario import Scenario
 
 SCHEMA = 1
@@ -128,7 +129,8 @@ class SavedRun:
             one. Earlier models exist only if `config.runtime.keep_models` is `all`.
 
         Raises:
-          UserError: there is no such model, or it needs a method that is not registered.
+          UserError: there is no such model, it is damaged, or it needs a method that is not
+            registered.
         """
         path = pathlib.Path(folder)
         place = path / "model"
@@ -146,8 +148,11 @@ class SavedRun:
         if not weights.exists():
             there = ", ".join(sorted(p.stem for p in place.glob("task_*.npz"))) or "none"
             raise UserError(f"no {weights}: there is {there}; see config.runtime.keep_models")
-        with np.load(weights) as arrays:
-            flat = {name: jnp.asarray(arrays[name]) for name in arrays.files}
+        try:
+            with open(weights, "rb") as f, np.load(f) as arrays:
+                flat = {name: jnp.asarray(arrays[name]) for name in arrays.files}
+        except MALFORMED as error:
+            raise UserError(f"{weights} is damaged") from error
         class_means = flat.pop("class_means", None)
         tree = traverse_util.unflatten_dict(flat, sep="/")
         empty: dict[str, Any] = {}
@@ -183,8 +188,8 @@ class SavedRun:
           has the names of the columns.
 
         Raises:
-          UserError: images of another type or shape, or no class means since the run kept no
-            exemplars.
+          UserError: images of another type or shape, another `by`, or no class means since the
+            run kept no exemplars.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
@@ -192,6 +197,8 @@ class SavedRun:
                 f"images are {images.dtype} {list(images.shape)}: give uint8 "
                 f"[n, {', '.join(map(str, self.image_shape))}]"
             )
+        if by not in ("cnn", "nme"):
+            raise unknown("by", by, ("cnn", "nme"))
         if by == "nme" and self._class_means is None:
             raise UserError(f"{self.folder} has no class means: the run kept no exemplars")
         seen = len(self.class_names)

@@ -10,9 +10,9 @@ import inspect
 import json
 import os
 import pathlib
-import runpy
 import sys
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -193,6 +193,7 @@ def _load(given: str, overrides: Mapping[str, str]) -> _Loaded:
         loaded = config.from_dict(sections)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    _check_taken(path, argument, loaded)
     described = config.fields(loaded.method.name, loaded.loss.name)
     for field, text in fields.items():
         if field not in described:
@@ -200,6 +201,17 @@ def _load(given: str, overrides: Mapping[str, str]) -> _Loaded:
         section, _, name = field.rpartition(".")
         (loaded[section] if section else loaded)[name] = described[field].read(text, field)
     return _Loaded(path, loaded, doc, dict(config.taken))
+
+
+def _check_taken(path: pathlib.Path, argument: str, config: "ConfigDict") -> None:
+    """Check that a config file has the method and the loss that its argument names."""
+    asked = dict(item.split("=", 1) for item in argument.split(",") if "=" in item)
+    for part in ("method", "loss"):
+        if asked.get(part, config[part].name) != config[part].name:
+            raise UserError(
+                f"{path} ignores the argument {part}={asked[part]}: its get_config must read it, "
+                "with config.arguments"
+            )
 
 
 def _find(name: str) -> pathlib.Path:
@@ -221,7 +233,7 @@ def _find(name: str) -> pathlib.Path:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         sections = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(sections, dict):
         raise UserError(f"{path} is not a config: an object of sections is right")
@@ -237,7 +249,7 @@ def _run(path: pathlib.Path, argument: str) -> tuple[dict[str, Any], str]:
     from ml_collections import ConfigDict
 
     try:
-        program = runpy.run_path(str(path))
+        program = _program(path)
         if "get_config" not in program:
             raise UserError(f"{path} has no function get_config")
         get_config = program["get_config"]
@@ -262,6 +274,18 @@ def _run(path: pathlib.Path, argument: str) -> tuple[dict[str, Any], str]:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {path} returns no ConfigDict: start from config.default")
     return config.to_dict(), inspect.cleandoc(program.get("__doc__") or "")
+
+
+def _program(path: pathlib.Path) -> dict[str, Any]:
+    """Execute a config file and return its names.
+
+    It stays in `sys.modules`, where the annotations of its classes are resolved.
+    """
+    module = types.ModuleType(f"<config {path}>")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
 
 
 def _config_dict_folder() -> pathlib.Path:

@@ -317,7 +317,7 @@ def _checked(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Check the values of a config and return them by path, in the types of their fields."""
     values = flat(sections)
     for part in ("method.name", "loss.name"):
-        if part not in values:
+        if not isinstance(values.get(part), str):
             raise UserError(f"the config has no {part}")
     described = fields(values["method.name"], values["loss.name"])
     for path in values:

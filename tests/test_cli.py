@@ -354,3 +354,61 @@ def test_all_commands_under_one_name(
 def test_a_command_without_a_config_knows_no_fields() -> None:
     with pytest.raises(UserError, match=r"unknown flag '--config\.seed'; see --help"):
         prepare.main(["digits", "--config.seed=3"])
+
+
+def test_a_config_file_that_ignores_the_method_or_the_loss_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from bsce_jax import config\n"
+        "def get_config(arg=''):\n"
+        "    return config.default('replay', 'cross_entropy')\n"
+    )
+    for words in (
+        [f"--config={file}:method=wa"],
+        [f"--config={file}", "--config.method.name=wa"],
+        [f"--config={file}", "--config.method.name=replay", "--config.method.name=wa"],
+    ):
+        with pytest.raises(UserError, match=r"mine.py ignores the argument method=wa: its get_con"):
+            train.parse([*words, "--workdir=unused"])
+    with pytest.raises(UserError, match="ignores the argument loss=nca"):
+        train.parse([f"--config={file}", "--config.loss.name=nca", "--workdir=unused"])
+    train.parse([f"--config={file}", "--config.loss.name=cross_entropy", "--workdir=unused"])
+
+
+def test_a_config_file_may_postpone_its_annotations(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "postponed.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\n"
+        "from typing import ClassVar\n"
+        "from bsce_jax import config\n"
+        "from bsce_jax.fields import field\n"
+        "from bsce_jax.methods import METHODS, Method\n"
+        "@METHODS.register('postponed')\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Postponed(Method):\n"
+        "    teacher: ClassVar[bool] = True\n"
+        "    weight: float = field(0.1, 'of a term')\n"
+        "def get_config():\n"
+        "    return config.default('postponed', None)\n"
+    )
+    for _ in range(2):
+        parsed, _ = train.parse([f"--config={file}", "--config.method.weight=2", "--workdir=r"])
+        assert parsed.method.weight == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "cannot read"),
+        ('{"method": {"name": ["wa"]}, "loss": {"name": "nca"}}', "the config has no method.name"),
+    ],
+)
+def test_a_config_json_that_is_none_is_refused(
+    text: str, message: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        train.parse([f"--config={tmp_path}/config.json", "--workdir=unused"])

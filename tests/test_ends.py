@@ -2,21 +2,26 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+from typing import Literal
 
 import jax
+import numpy as np
 import pytest
 from tiny_run import make_config, some_digits
 
 from bsce_jax.data.source import ArraySource
 from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
 from bsce_jax.training.mesh import needing_memory
 from bsce_jax.training.problem import Problem
 from bsce_jax.training.signals import StopRequest
 
+KINDS: tuple[Literal["cnn", "nme"], ...] = ("cnn", "nme")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -49,6 +54,18 @@ def test_a_finished_run_reads_no_image(
     monkeypatch.setattr(ArraySource, "images", refuse)
     assert run(config, tmp_path, dataset) == first
     assert "is finished already" in capsys.readouterr().err
+
+
+def test_a_model_that_was_removed_is_written_again(tmp_path: pathlib.Path) -> None:
+    dataset = some_digits(8, 2)
+    config = make_config("replay", fields={"train.epochs": 1, "model.name": "tiny_linear"})
+    run(config, tmp_path, dataset)
+    images = dataset.test.images(range(20))
+    before = [SavedRun.open(tmp_path).predict(images, by) for by in KINDS]
+    shutil.rmtree(tmp_path / "model")
+    run(config, tmp_path, dataset)
+    after = [SavedRun.open(tmp_path).predict(images, by) for by in KINDS]
+    np.testing.assert_array_equal(before, after)
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

@@ -298,3 +298,10 @@ def test_a_data_set_can_be_registered() -> None:
     with pytest.raises(UserError, match="image_size is 3: tiny has images of 4x4"):
         data.load("tests/tiny", "here", 3)
     assert calls == [(pathlib.Path("here"), size) for size in (None, 4, 2, 3)]
+
+
+@pytest.mark.parametrize("mean", [0.5, ["a"]])
+def test_a_mean_that_is_no_list_of_numbers_is_refused(mean: Any) -> None:
+    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 0, 1])
+    with pytest.raises(UserError, match=r"mean is .*: give one number for each channel"):
+        Dataset.from_arrays("own", images, labels, images, labels, mean=mean, std=[1.0])

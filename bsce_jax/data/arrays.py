@@ -166,3 +166,19 @@ def repeated(names: Sequence[str]) -> str | None:
     """Find the first name that occurs more than once."""
     counts = collections.Counter(names)
     return next((name for name in names if counts[name] > 1), None)
+
+
+def numbers(values: Any, what: str) -> tuple[float, ...]:
+    """Make floats of the mean or the standard deviation of the channels.
+
+    Args:
+      values: one number for each channel.
+      what: their name, for the message.
+
+    Raises:
+      UserError: something else.
+    """
+    try:
+        return tuple(map(float, values))
+    except (TypeError, ValueError):
+        raise UserError(f"{what} is {values!r}: give one number for each channel") from None

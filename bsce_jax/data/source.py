@@ -186,8 +186,8 @@ class Dataset:
         )
         own = arrays.statistics(train_pair[0]) if mean is None or std is None else ((), ())
         mean, std = (
-            tuple(map(float, own_values if given is None else given))
-            for own_values, given in zip(own, (mean, std), strict=True)
+            arrays.numbers(own_values if given is None else given, what)
+            for own_values, given, what in zip(own, (mean, std), ("mean", "std"), strict=True)
         )
         return cls(name, train, test, names, mean, std)
 

@@ -77,6 +77,11 @@ def write_model(
                 path.unlink()
 
 
+def has_model(folder: pathlib.Path) -> bool:
+    """Tell whether the folder of a run has a model."""
+    return (folder / "model" / "model.json").exists()
+
+
 class SavedRun:
     """A run's model, opened from its folder alone.
 

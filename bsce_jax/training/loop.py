@@ -18,7 +18,7 @@ from bsce_jax.runs.checkpoint import Checkpoints, Progress
 from bsce_jax.runs.folder import claimed
 from bsce_jax.runs.identity import identity, refuse_another
 from bsce_jax.runs.log import Log
-from bsce_jax.runs.saved import write_model
+from bsce_jax.runs.saved import has_model, write_model
 from bsce_jax.streams import Purpose, generator
 from bsce_jax.training import evaluate
 from bsce_jax.training import mesh as mesh_lib
@@ -71,11 +71,12 @@ def run(
                 progress, that = saved
                 refuse_another(path, that, this)
             done = results.read(path)
-            if done is not None and progress.task == problem.scenario.num_tasks:
+            finished = progress.task == problem.scenario.num_tasks
+            if done is not None and finished and has_model(path):
                 display.line(f"{path} is finished already")
                 return done
             trainer = trainer or Trainer(problem)
-            if progress.task < problem.scenario.num_tasks:
+            if not finished:
                 for task in range(progress.task):
                     predictions.read(path, task)  # find missing files before training
             with Log(path, progress.log_bytes, progress.total_steps) as log:
@@ -118,6 +119,8 @@ class _Run:
         self._restore()
         for task in range(self.progress.task, self.problem.scenario.num_tasks):
             self._task(task)
+        if not has_model(self.folder):  # removed after the run had finished
+            self._write_model(self.problem.scenario.num_tasks - 1, self._class_means())
         return self._report()
 
     def _task(self, task: int) -> None:
@@ -226,9 +229,7 @@ class _Run:
         problem, seen = self.problem, self.problem.scenario.classes_after(task)
         with self.clock("evaluate"):
             test = problem.test_records(seen)
-            means = evaluate.class_means(
-                self.model, self.progress.exemplars, self.trainer.probe(self.network)
-            )
+            means = self._class_means()
             cnn, nme = evaluate.predict(
                 problem.method,
                 self.model,
@@ -240,15 +241,7 @@ class _Run:
             )
             predictions.write(self.folder, task, problem.dataset.test.labels[test], cnn, nme)
         with self.clock("save"):
-            write_model(
-                self.folder,
-                problem.config,
-                problem.dataset,
-                problem.scenario,
-                task,
-                self.model,
-                means,
-            )
+            self._write_model(task, means)
         self._count_saved(task)
         self.progress = dataclasses.replace(
             self.progress,
@@ -269,6 +262,22 @@ class _Run:
         self._save(None)
 
     # helpers of these parts
+
+    def _class_means(self) -> np.ndarray | None:
+        probe = self.trainer.probe(self.network)
+        return evaluate.class_means(self.model, self.progress.exemplars, probe)
+
+    def _write_model(self, task: int, means: np.ndarray | None) -> None:
+        problem = self.problem
+        write_model(
+            self.folder,
+            problem.config,
+            problem.dataset,
+            problem.scenario,
+            task,
+            self.model,
+            means,
+        )
 
     def _log_steps(
         self, work: Work, epoch_steps: int, done: int, metrics: dict[str, np.ndarray]

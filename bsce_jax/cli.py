@@ -176,19 +176,16 @@ def _load(given: str, overrides: Mapping[str, str]) -> _Loaded:
 
     file, _, argument = given.partition(":")
     fields = dict(overrides)
+    path = _find(file)
+    if path.suffix == ".json" and argument:
+        raise UserError(f"{path} is data and takes no arguments such as {argument!r}")
     for part in ("method", "loss"):
         # the method and the loss decide the fields and defaults: pass them to the config file
         name = fields.pop(f"{part}.name", None)
         if name is not None:
             argument += f"{',' if argument else ''}{part}={name}"
-    path = _find(file)
     config.taken.clear()
-    if path.suffix == ".json":
-        if argument:
-            raise UserError(f"{path} is data and takes no arguments such as {argument!r}")
-        sections, doc = _read_json(path), ""
-    else:
-        sections, doc = _run(path, argument)
+    sections, doc = (_read_json(path), "") if path.suffix == ".json" else _run(path, argument)
     try:
         loaded = config.from_dict(sections)
     except UserError as error:
@@ -208,6 +205,11 @@ def _check_taken(path: pathlib.Path, argument: str, config: "ConfigDict") -> Non
     asked = dict(item.split("=", 1) for item in argument.split(",") if "=" in item)
     for part in ("method", "loss"):
         if asked.get(part, config[part].name) != config[part].name:
+            if path.suffix == ".json":
+                raise UserError(
+                    f"{path} has the {part} {config[part].name} and its fields: take another "
+                    f"config for {asked[part]}"
+                )
             raise UserError(
                 f"{path} ignores the argument {part}={asked[part]}: its get_config must read it, "
                 "with config.arguments"

@@ -412,3 +412,15 @@ def test_a_config_json_that_is_none_is_refused(
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
         train.parse([f"--config={tmp_path}/config.json", "--workdir=unused"])
+
+
+def test_the_method_of_a_config_json_is_the_one_it_has(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "config.json"
+    asked, _ = train.parse(["--config=digits:method=wa", "--workdir=x"])
+    file.write_text(asked.to_json())
+    same, _ = train.parse([f"--config={file}", "--config.method.name=wa", "--workdir=x"])
+    assert same.to_dict() == asked.to_dict()
+    with pytest.raises(UserError, match=r"has the method wa and its fields: take another config"):
+        train.parse([f"--config={file}", "--config.method.name=bic", "--workdir=x"])
+    with pytest.raises(UserError, match=r"is data and takes no arguments such as 'method=wa'"):
+        train.parse([f"--config={file}:method=wa", "--workdir=x"])

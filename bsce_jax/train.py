@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bsce_jax.cli import Parser, make_config
@@ -76,15 +75,13 @@ def _leave_errors_of_threads_to_the_run() -> None:
         if not is_no_space(args.exc_value):
             threading.__excepthook__(args)
 
-    def report(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def report_unraisable(args: "sys.UnraisableHookArgs") -> None:
         # tensorstore reports to an event loop that orbax has closed after the first error
-        if "Event loop is closed" not in str(error):
-            sys.__excepthook__(kind, error, trace)
+        if "Event loop is closed" not in str(args.exc_value):
+            sys.__unraisablehook__(args)
 
     threading.excepthook = report_thread
-    sys.excepthook = report
+    sys.unraisablehook = report_unraisable
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs with tracebacks there
 
 

@@ -253,7 +253,7 @@ def test_a_damaged_model_and_another_kind_of_prediction_are_refused(
 ) -> None:
     saved = SavedRun.open(copy)
     with pytest.raises(UserError, match="unknown by 'knn'"):
-        saved.predict(digits.test.images([0]), by="knn")  # type: ignore[arg-type]
+        saved.predict(digits.test.images([0]), by="knn")  # type: ignore[arg-type]  # the mistake
     weights = next((copy / "model").glob("*.npz"))
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"task_00.npz is damaged"):

@@ -151,11 +151,11 @@ class Mirror:
 def test_means_by_hand() -> None:
     images = np.array([[3.0, 4.0], [0.0, 2.0], [5.0, 12.0]])
     model = ModelState(params={}, batch_stats={}, extra={})
-    means = evaluate.class_means(model, ((0, 1), (2,)), Mirror(images))  # type: ignore[arg-type]
+    means = evaluate.class_means(model, ((0, 1), (2,)), Mirror(images))  # type: ignore[arg-type]  # a fake
     # (3, 4)/5 + (4, 3)/5 + (0, 1) + (1, 0), and (5, 12)/13 + (12, 5)/13: both along (1, 1)
     assert means is not None
     np.testing.assert_allclose(means, np.full((2, 2), np.sqrt(0.5)), rtol=1e-6)
-    assert evaluate.class_means(model, ((0,), ()), Mirror(images)) is None  # type: ignore[arg-type]
+    assert evaluate.class_means(model, ((0,), ()), Mirror(images)) is None  # type: ignore[arg-type]  # a fake
 
 
 def test_fewer_than_five_classes_are_ranked_with_minus_one_behind() -> None:

@@ -79,14 +79,30 @@ def no_space(folder: str | os.PathLike[str]) -> NoSpace:
 
 
 @contextlib.contextmanager
-def needing_space(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the errors of a full disk, of whatever library, into a `NoSpace`."""
+def using(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the errors of a file system, of whatever library, into a `UserError`.
+
+    Args:
+      folder: whose files are used.
+
+    Raises:
+      NoSpace: the disk is full.
+      UserError: a file cannot be read or written, or too many are open.
+    """
     try:
         yield
     except (OSError, ValueError) as error:
-        if not is_no_space(error):
+        if is_no_space(error):
+            raise no_space(folder) from error
+        if not isinstance(error, OSError):
             raise
-        raise no_space(folder) from error
+        if error.errno == errno.EMFILE:
+            raise UserError(
+                "too many open files: raise the limit (ulimit -n) and give the same command"
+            ) from error
+        if error.filename is None:  # not of a file
+            raise
+        raise UserError(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}") from error
 
 
 def in_one_line(text: str) -> str:

@@ -1,13 +1,19 @@
 """A folder that was damaged, or is another run's, is noticed; nothing goes on in silence."""
 
+import errno
+import fcntl
 import json
+import os
 import pathlib
+import resource
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from tiny_run import (
     assert_same_run,
     flat_images,
@@ -19,6 +25,7 @@ from tiny_run import (
 
 from bsce_jax.data import ArraySource, Dataset
 from bsce_jax.errors import UserError
+from bsce_jax.runs.log import Log
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
 
@@ -79,13 +86,9 @@ def empty(folder: pathlib.Path) -> None:
 DAMAGE: dict[str, Callable[[pathlib.Path], object]] = {
     "one bit of the arrays": lambda c: flip(largest(c)),
     "one bit of the progress": lambda c: flip(progress_file(c)),
-    "cut short": lambda c: largest(c).write_bytes(largest(c).read_bytes()[:-1]),
-    "emptied": lambda c: largest(c).write_bytes(b""),
-    "deleted": lambda c: largest(c).unlink(),
     "a file too many": lambda c: (c / "more").write_bytes(b"x"),
     "all of it": empty,
     "the seal": lambda c: flip(c.with_name(f"{c.name}.sealed")),
-    "the seal emptied": lambda c: c.with_name(f"{c.name}.sealed").write_bytes(b""),
 }
 
 
@@ -258,3 +261,177 @@ def test_a_damaged_model_and_another_kind_of_prediction_are_refused(
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"task_00.npz is damaged"):
         SavedRun.open(copy)
+
+
+# --- what stands beside the checkpoints
+
+
+@pytest.fixture
+def finished(straight: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return shutil.copytree(straight, tmp_path / "run")
+
+
+def test_an_altered_log_is_said(
+    finished: pathlib.Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(finished / "metrics.jsonl")
+    run(CONFIG, finished, digits)
+    assert "metrics.jsonl is not as it was written" in capsys.readouterr().err
+
+
+def test_altered_results_are_written_again(
+    finished: pathlib.Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = finished / "results.json"
+    before = json.loads(path.read_text())
+    altered = {**before, "cnn": {**before["cnn"], "last": before["cnn"]["last"] + 1}}
+    path.write_text(json.dumps(altered))
+    found = run(CONFIG, finished, digits)
+    assert "results.json is missing or not as it was written" in capsys.readouterr().err
+    assert without_timing(found) == without_timing(before)
+    assert json.loads(path.read_text()) == found
+
+
+def test_lost_predictions_are_said(
+    finished: pathlib.Path, digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "predictions" / "task_00.npz").unlink()
+    assert run(CONFIG, finished, digits) == json.loads((finished / "results.json").read_text())
+    assert "task_00.npz is missing" in capsys.readouterr().err
+
+
+def test_an_altered_description_of_the_model_is_refused_and_written_again(
+    finished: pathlib.Path, digits: Dataset
+) -> None:
+    path = finished / "model" / "model.json"
+    before = path.read_text()
+    path.write_text(before.replace('"task": 1', '"task": 0'))
+    assert path.read_text() != before
+    with pytest.raises(UserError, match=r"model\.json is not as it was written"):
+        SavedRun.open(finished)
+    run(CONFIG, finished, digits)
+    assert json.loads(path.read_text())["task"] == 1
+
+
+def test_a_lock_that_is_removed_while_training_stops_the_run(
+    digits: Dataset, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Log.write
+
+    def remove(log: Log, kind: str, *args: Any) -> None:
+        write(log, kind, *args)
+        if kind == "task":
+            (tmp_path / "run" / ".lock").unlink(missing_ok=True)
+
+    monkeypatch.setattr(Log, "write", remove)
+    with pytest.raises(UserError, match=r"\.lock was removed while this process was training"):
+        run(CONFIG, tmp_path / "run", digits)
+
+
+def test_a_file_system_without_locks_is_said(
+    digits: Dataset,
+    finished: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run(CONFIG, finished, digits)
+    assert "cannot be locked (No locks available): start no other run" in capsys.readouterr().err
+
+
+def test_a_link_to_nowhere_is_refused(digits: Dataset, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"run is a link to .*gone, which is missing"):
+        run(CONFIG, tmp_path / "run", digits)
+
+
+def test_too_few_descriptors_are_refused_at_the_start(
+    digits: Dataset, tmp_path: pathlib.Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"may open 100 files at a time: allow 256"):
+            run(CONFIG, tmp_path / "run", digits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# --- images in folders that change
+
+
+def folder_of_images(place: pathlib.Path, count: int = 6) -> pathlib.Path:
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat", "dog"):
+        for split in ("train", "val"):
+            (place / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(place / split / name / f"{number}.png")
+    return place
+
+
+PHOTOS = {
+    "scenario.base": 2,
+    "scenario.increment": 2,
+    "runtime.checkpoint_epochs": 1,
+    "memory.size": 3,
+}
+
+
+@pytest.fixture
+def photos(tmp_path: pathlib.Path) -> tuple[pathlib.Path, ConfigDict]:
+    folder = folder_of_images(tmp_path / "photos")
+    more = {"dataset.name": "image_folder", "dataset.data_dir": str(folder)}
+    return folder, make_config("replay", fields={**PHOTOS, **more, "dataset.image_size": 8})
+
+
+def test_photos_that_were_added_are_left_out(
+    photos: tuple[pathlib.Path, ConfigDict],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, config = photos
+    wanted = run(config, tmp_path / "straight")
+    with interrupted("stopped", task=1, epoch=1):
+        run(config, tmp_path / "run")
+    for name in ("ant", "dog"):  # before and after the others of its class
+        for new in ("00.png", "9.png"):
+            shutil.copy(folder / "train" / name / "0.png", folder / "train" / name / new)
+    shutil.copy(folder / "val" / "bee" / "0.png", folder / "val" / "bee" / "new.png")
+    found = run(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "5 images were added since the run began: it goes on without them" in said
+    assert without_timing(found) == without_timing(wanted)
+    assert_same_run(tmp_path / "run", tmp_path / "straight", 1)
+
+
+def test_photos_that_are_gone_or_changed_are_named(
+    photos: tuple[pathlib.Path, ConfigDict], tmp_path: pathlib.Path
+) -> None:
+    folder, config = photos
+    run(config, tmp_path / "run")
+    file = folder / "train" / "bee" / "2.png"
+    content = file.read_bytes()
+    file.write_bytes(content + b"x")
+    changed = r"the training images changed, bee/2\.png is missing or has another size"
+    with pytest.raises(UserError, match=changed):
+        run(config, tmp_path / "run")
+    file.unlink()
+    (folder / "train" / "bee" / "3.png").unlink()
+    with pytest.raises(UserError, match=r"24 then, 22 now\), bee/2.png is .*, as have 1 more"):
+        run(config, tmp_path / "run")
+
+
+def test_a_class_that_was_added_is_another_data_set(
+    photos: tuple[pathlib.Path, ConfigDict], tmp_path: pathlib.Path
+) -> None:
+    folder, config = photos
+    run(config, tmp_path / "run")
+    for split in ("train", "val"):
+        shutil.copytree(folder / split / "ant", folder / split / "eel")
+    with pytest.raises(UserError, match="the class names changed"):
+        run(config, tmp_path / "run")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from tiny_run import without_timing
 
-from bsce_jax.errors import NoSpace, needing_space
+from bsce_jax.errors import NoSpace, using
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -60,15 +60,15 @@ def test_it_stops_in_one_line_and_goes_on_when_there_is_room(tmp_path: pathlib.P
 
 def test_errors_of_other_libraries_are_recognised(tmp_path: pathlib.Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(NoSpace, match="no space left in"), needing_space(tmp_path):
+    with pytest.raises(NoSpace, match="no space left in"), using(tmp_path):
         raise full
-    with pytest.raises(NoSpace), needing_space(tmp_path):
+    with pytest.raises(NoSpace), using(tmp_path):
         raise ValueError(f"RESOURCE_EXHAUSTED: writing: {os.strerror(errno.ENOSPC)}")
     later = ValueError("seek of a closed file")
     later.__context__ = full
-    with pytest.raises(NoSpace), needing_space(tmp_path):
+    with pytest.raises(NoSpace), using(tmp_path):
         raise later
-    with pytest.raises(ValueError, match="another"), needing_space(tmp_path):
+    with pytest.raises(ValueError, match="another"), using(tmp_path):
         raise ValueError("another")
-    with pytest.raises(PermissionError), needing_space(tmp_path):
+    with pytest.raises(PermissionError), using(tmp_path):
         raise PermissionError(errno.EACCES, "denied")

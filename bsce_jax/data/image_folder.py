@@ -9,6 +9,7 @@ class are sorted by file name. Other files, and names that start with a dot, are
 Loading only lists the files. Pillow decodes an image each time its record is read.
 """
 
+import copy
 import dataclasses
 import functools
 import os
@@ -159,6 +160,20 @@ class FolderSource:
         how = f"{self._size} {self._fit.__name__}"
         sizes = np.array(self._bytes, "<i8").tobytes()
         return digest(how.encode(), os.fsencode(names), sizes)
+
+    @property
+    def keys(self) -> list[str]:
+        """The file of every record and its size in bytes, CLASS/NAME:BYTES."""
+        return [f"{file}:{size}" for file, size in zip(self._files, self._bytes, strict=True)]
+
+    def subset(self, indices: Sequence[int]) -> "FolderSource":
+        """Make the source of some of the records, in this order."""
+        part = copy.copy(self)
+        part.__dict__.pop("identity", None)  # computed from the lists below
+        part._files = [self._files[i] for i in indices]
+        part._bytes = [self._bytes[i] for i in indices]
+        part.labels = self.labels[np.asarray(indices, np.intp)]
+        return part
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the images of some records, [k] -> uint8 [k, size, size, 3].

@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,18 @@ class Source(Protocol):
         Returns:
           uint8 [k, height, width, channels].
         """
+
+
+@runtime_checkable
+class KeyedSource(Source, Protocol):
+    """A source whose records have keys that stay the same when other records are added."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The key of every record, such as its file and its size; all are different."""
+
+    def subset(self, indices: Sequence[int]) -> Source:
+        """Make the source of some of the records, in this order."""
 
 
 class ArraySource:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from bsce_jax.errors import UserError
 from bsce_jax.methods import ModelState
 from bsce_jax.runs import seal
 
-SCHEMA = 1
+SCHEMA = 2
 ARRAYS = ("model", "teacher", "training")  # the parts that are arrays
 
 
@@ -35,6 +36,7 @@ class Progress:
       timing: of each finished task: seconds by kind of work, and optimiser steps.
       clock: the same for the current task.
       log_bytes: length of metrics.jsonl; it is truncated to this length on resuming.
+      log_digest: SHA-256 of metrics.jsonl.
     """
 
     task: int = 0
@@ -47,6 +49,7 @@ class Progress:
     timing: tuple[dict[str, float], ...] = ()
     clock: dict[str, float] = dataclasses.field(default_factory=dict)
     log_bytes: int = 0
+    log_digest: str = hashlib.sha256().hexdigest()
 
     @property
     def between_tasks(self) -> bool:

@@ -5,40 +5,99 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
-from bsce_jax.errors import UserError, is_no_space, no_space
+from bsce_jax.errors import UserError, using
 from bsce_jax.files import write_json
+
+DESCRIPTORS = 256  # that a process must be allowed; saving a checkpoint opens many files at once
+
+
+class Claim:
+    """The folder of a run, locked by this process.
+
+    Args:
+      folder: of the run.
+      say: called with a line of text where the file system has no locks.
+
+    Raises:
+      UserError: another process has the lock.
+    """
+
+    def __init__(self, folder: pathlib.Path, say: Callable[[str], None]):
+        self.folder = folder
+        self._path = folder / ".lock"
+        self._lock = open(self._path, "ab")  # noqa: SIM115  (closed in `release`)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(
+                f"another process is training in {folder}: wait for it, or choose another --workdir"
+            ) from None
+        except OSError as error:
+            say(f"{folder} cannot be locked ({error.strerror}): start no other run in it")
+
+    def check(self) -> None:
+        """Check that the lock is still there.
+
+        Raises:
+          UserError: it was removed, so that another process could use the folder.
+        """
+        held = os.fstat(self._lock.fileno())
+        if self._path.exists() and os.path.samestat(held, os.stat(self._path)):
+            return
+        raise UserError(
+            f"{self._path} was removed while this process was training: make sure that no other "
+            "process trains there, and give the same command"
+        )
+
+    def release(self) -> None:
+        """Unlock the folder."""
+        self._lock.close()
 
 
 @contextlib.contextmanager
-def claimed(workdir: str | os.PathLike[str], config: ConfigDict) -> Iterator[pathlib.Path]:
+def claimed(
+    workdir: str | os.PathLike[str],
+    config: ConfigDict,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Claim]:
     """Lock a folder for the run of a config: a new folder, or the one of this run.
+
+    Args:
+      workdir: the folder.
+      config: of the run.
+      say: called with a line of text where the file system has no locks.
 
     Raises:
       UserError: the folder has the run of another config, has an invalid name or place, cannot be
         written, or is locked by another process.
     """
     folder = _check_path(workdir)
-    try:
+    _check_descriptors()
+    with using(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "ab")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise _cannot_use(folder, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training in {folder}: wait for it, or choose another --workdir"
-            ) from None
-        except OSError:
-            pass  # some network file systems do not support locks
-        _check_config(folder, config)
-        yield folder
+        claim = Claim(folder, say)
+    try:
+        with using(folder):
+            _check_config(folder, config)
+        yield claim
+    finally:
+        claim.release()
+
+
+def _check_descriptors() -> None:
+    """Refuse a limit of open files at which saving a checkpoint would fail in the middle."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed < DESCRIPTORS:
+        raise UserError(
+            f"this process may open {allowed} files at a time: allow {DESCRIPTORS} (ulimit -n)"
+        )
 
 
 def _check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -58,6 +117,8 @@ def _check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
         absolute.encode()
     except UnicodeEncodeError:
         raise UserError(f"--workdir {absolute!r} is not UTF-8: choose another name") from None
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"--workdir {folder} is a link to {os.readlink(folder)}, which is missing")
     return folder
 
 
@@ -79,13 +140,5 @@ def _check_config(folder: pathlib.Path, config: ConfigDict) -> None:
             if there == wanted:
                 return
         write_json(path, wanted)
-    except OSError as error:
-        raise _cannot_use(folder, error) from error
     except (RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
-
-
-def _cannot_use(folder: pathlib.Path, error: OSError) -> UserError:
-    if is_no_space(error):
-        return no_space(folder)
-    return UserError(f"cannot use --workdir {folder}: {error.strerror}")

@@ -10,6 +10,7 @@ from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
 from bsce_jax.data.source import digest
 from bsce_jax.errors import UserError
+from bsce_jax.runs import known
 
 
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
@@ -27,13 +28,16 @@ def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     return {"config": {path: _plain(value) for path, value in values.items()}, "data": facts}
 
 
-def refuse_another(folder: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def refuse_another(
+    folder: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any], dataset: Dataset
+) -> None:
     """Check that the run of a folder has a given identity.
 
     Args:
       folder: of the run.
       there: the identity in its checkpoints.
       here: the identity of the present config and data.
+      dataset: the present data.
 
     Raises:
       UserError: they differ; the message says where.
@@ -48,9 +52,12 @@ def refuse_another(folder: pathlib.Path, there: Mapping[str, Any], here: Mapping
     changed = [name for name in then if then[name] != now.get(name)]
     if changed:
         name = changed[0]
-        numbers = f" ({then[name]} then, {now.get(name)} now)" if "number" in name else ""
+        more = f" ({then[name]} then, {now.get(name)} now)" if "number" in name else ""
+        if gone := known.missing(folder, dataset):
+            more += f", {gone[0].rpartition(':')[0]} is missing or has another size"
+            more += f", as have {len(gone) - 1} more" if gone[1:] else ""
         raise UserError(
-            f"the data is not what {folder} was trained on: the {name} changed{numbers}; bring the "
+            f"the data is not what {folder} was trained on: the {name} changed{more}; bring the "
             "old data back, or choose another --workdir"
         )
 

@@ -1,5 +1,6 @@
 """The log of a run: `metrics.jsonl` and the TensorBoard events."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -18,17 +19,13 @@ class Log:
       keep_bytes: length of the log at the last checkpoint; later entries are removed, since their
         epochs will be trained again.
       step: optimiser steps done so far; TensorBoard events after it are dropped.
-
-    Attributes:
-      missing: bytes of the log that are to be kept and are not there.
     """
 
     def __init__(self, folder: pathlib.Path, keep_bytes: int, step: int):
         self._file = open(folder / "metrics.jsonl", "a+b")  # noqa: SIM115  (closed on leaving)
-        length = self._file.seek(0, os.SEEK_END)
-        self.missing = max(0, keep_bytes - length)
-        self._file.truncate(min(keep_bytes, length))
-        self._file.seek(0, os.SEEK_END)
+        self._file.seek(0)
+        self._sum = hashlib.sha256(self._file.read(keep_bytes))
+        self._file.truncate()
         self._events = _events(folder, step)
 
     def __enter__(self) -> "Log":
@@ -49,15 +46,45 @@ class Log:
         """Length of the log, all of it on disk."""
         return self._file.tell()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the log."""
+        return self._sum.hexdigest()
+
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Add an entry; its numbers also go to TensorBoard as `kind/name`."""
         entry = {"kind": kind, "step": step, **values}
-        self._file.write((json.dumps(entry, allow_nan=False) + "\n").encode())
+        line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        self._file.write(line)
+        self._sum.update(line)
         self._file.flush()
         os.fsync(self._file.fileno())
         for name, value in values.items():
             if self._events is not None and isinstance(value, float):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
+
+
+def damage(folder: pathlib.Path, length: int, digest: str) -> str | None:
+    """Compare the start of `metrics.jsonl` with what was written.
+
+    Args:
+      folder: of the run.
+      length: bytes that were written.
+      digest: their SHA-256.
+
+    Returns:
+      What is wrong, in words; None if nothing is.
+    """
+    try:
+        with open(folder / "metrics.jsonl", "rb") as f:
+            content = f.read(length)
+    except FileNotFoundError:
+        content = b""
+    if len(content) < length:
+        return f"metrics.jsonl lacks {length - len(content)} bytes that were there"
+    if hashlib.sha256(content).hexdigest() != digest:
+        return "metrics.jsonl is not as it was written"
+    return None
 
 
 def _events(folder: pathlib.Path, step: int) -> "SummaryWriter | None":

@@ -30,7 +30,42 @@ def write(
     scenario: Scenario,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write `results.json` from the predictions of all finished tasks, and return it."""
+    """Write `results.json` from the predictions of all finished tasks, and return it.
+
+    Raises:
+      UserError: a prediction file is missing or damaged.
+    """
+    value = _make(folder, config, dataset, scenario, progress)
+    write_json(folder / "results.json", value)
+    return value
+
+
+def confirm(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    dataset: Dataset,
+    scenario: Scenario,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Read the `results.json` of a finished run; None if it is not what its predictions give.
+
+    Raises:
+      UserError: a prediction file is missing or damaged.
+    """
+    value = _make(folder, config, dataset, scenario, progress)
+    there = read(folder) or {}
+    measured = ("peak_memory", "environment")  # of the process that wrote it
+    same = all(there.get(name) == value[name] for name in value.keys() - set(measured))
+    return there if same and there.keys() == value.keys() else None
+
+
+def _make(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    dataset: Dataset,
+    scenario: Scenario,
+    progress: Progress,
+) -> dict[str, Any]:
     cnn, nme = [], []
     for task in range(len(progress.history)):
         labels, cnn_top5, nme_top5 = predictions.read(folder, task)
@@ -59,7 +94,6 @@ def write(
         "peak_memory": peak_memory(),
         "environment": environment(),
     }
-    write_json(folder / "results.json", value)
     # as read from the file, where tuples are lists
     written: dict[str, Any] = json.loads(json.dumps(value))
     return written

@@ -5,6 +5,7 @@ RUN/model/task_04.npz     the weights after a task, one array for each parameter
 """
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ from bsce_jax.models import Classifier, infer, make_model
 from bsce_jax.runs.predictions import MALFORMED
 from bsce_jax.scenario import Scenario
 
-SCHEMA = 1
+SCHEMA = 2
 BATCH = 256  # images in one forward pass
 
 
@@ -70,7 +71,9 @@ def write_model(
         "data_identity": dataset.identity,
         "config": json.loads(config.to_json()),
     }
-    write_json(place / "model.json", description)
+    with open(place / weights, "rb") as f:
+        description["weights_sha256"] = hashlib.file_digest(f, "sha256").hexdigest()
+    write_json(place / "model.json", {**description, "sha256": _sum(description)})
     if config.runtime.keep_models == "last":
         for path in place.glob("task_*.npz"):
             if path.name != weights:
@@ -78,8 +81,14 @@ def write_model(
 
 
 def has_model(folder: pathlib.Path) -> bool:
-    """Tell whether the folder of a run has a model."""
-    return (folder / "model" / "model.json").exists()
+    """Tell whether the folder of a run has a model, with description and weights as written."""
+    try:
+        description = _describe(folder)
+        with open(folder / "model" / description["weights"], "rb") as f:
+            there = hashlib.file_digest(f, "sha256").hexdigest()
+            return bool(there == description["weights_sha256"])
+    except (OSError, UserError):
+        return False
 
 
 class SavedRun:
@@ -139,14 +148,7 @@ class SavedRun:
         """
         path = pathlib.Path(folder)
         place = path / "model"
-        try:
-            description = json.loads((place / "model.json").read_text())
-        except FileNotFoundError:
-            raise UserError(f"no model in {path}: has the run finished a task?") from None
-        except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
-            raise UserError(f"cannot read {place / 'model.json'}: {error}") from error
-        if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-            raise UserError(f"{place / 'model.json'} does not describe a model of schema {SCHEMA}")
+        description = _describe(path)
         if task is not None:
             description = {**description, "task": task, "weights": f"task_{task:02d}.npz"}
         weights = place / description["weights"]
@@ -227,6 +229,30 @@ class SavedRun:
         assert self._class_means is not None  # checked in `predict`
         cosines: np.ndarray = unit @ self._class_means.T
         return cosines
+
+
+def _describe(folder: pathlib.Path) -> dict[str, Any]:
+    """Read `model.json`.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    path = folder / "model" / "model.json"
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no model in {folder}: has the run finished a task?") from None
+    except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
+        raise UserError(f"{path} does not describe a model of schema {SCHEMA}")
+    if description.pop("sha256", None) != _sum(description):
+        raise UserError(f"{path} is not as it was written")
+    return description
+
+
+def _sum(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -11,13 +11,12 @@ from ml_collections import ConfigDict
 from bsce_jax import memory
 from bsce_jax.data import Dataset
 from bsce_jax.data.plan import steps_per_epoch
-from bsce_jax.errors import Stopped, UserError, needing_space
+from bsce_jax.errors import Stopped, UserError, using
 from bsce_jax.methods import ModelState, Stage
-from bsce_jax.runs import predictions, results
+from bsce_jax.runs import known, log, predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
-from bsce_jax.runs.folder import claimed
+from bsce_jax.runs.folder import Claim, claimed
 from bsce_jax.runs.identity import identity, refuse_another
-from bsce_jax.runs.log import Log
 from bsce_jax.runs.saved import has_model, write_model
 from bsce_jax.streams import Purpose, generator
 from bsce_jax.training import evaluate
@@ -50,17 +49,22 @@ def run(
       Stopped: by SIGINT, SIGTERM or SIGHUP, after saving a checkpoint; the same call resumes the
         run.
     """
+    path = pathlib.Path(folder)
     problem = Problem(config, dataset)
-    with mesh_lib.needing_memory(config.train.batch_size), needing_space(folder):
+    display = Display()
+    with mesh_lib.needing_memory(config.train.batch_size), using(path):
+        dataset = known.without_added(path, problem.dataset, display.line)
+        if dataset is not problem.dataset:
+            problem = Problem(config, dataset)
         # Images are read before the folder is made: one that cannot be read leaves nothing behind.
         # A finished run needs none.
-        trainer = None if results.read(pathlib.Path(folder)) else Trainer(problem)
+        trainer = None if results.read(path) else Trainer(problem)
         with (
-            claimed(folder, problem.config) as path,
-            Display() as display,
+            claimed(folder, config, display.line) as claim,
+            display,
             Checkpoints(
                 path / "checkpoints",
-                this := identity(problem.config, problem.dataset),
+                this := identity(config, problem.dataset),
                 mesh_lib.replicated(mesh_lib.make_mesh()),
                 display.line,
             ) as checkpoints,
@@ -69,20 +73,37 @@ def run(
             progress = Progress()
             if saved := checkpoints.latest():
                 progress, that = saved
-                refuse_another(path, that, this)
-            done = results.read(path)
-            finished = progress.task == problem.scenario.num_tasks
-            if done is not None and finished and has_model(path):
-                display.line(f"{path} is finished already")
-                return done
+                refuse_another(path, that, this, problem.dataset)
+            known.write(path, problem.dataset)
+            if damage := log.damage(path, progress.log_bytes, progress.log_digest):
+                display.line(damage)
+            if progress.task == problem.scenario.num_tasks and has_model(path):
+                return _finished(path, problem, progress, display)
+            for task in range(progress.task):
+                predictions.read(path, task)  # find missing files before training
             trainer = trainer or Trainer(problem)
-            if not finished:
-                for task in range(progress.task):
-                    predictions.read(path, task)  # find missing files before training
-            with Log(path, progress.log_bytes, progress.total_steps) as log:
-                if log.missing:
-                    display.line(f"metrics.jsonl lacks {log.missing} bytes that were there")
-                return _Run(trainer, path, progress, checkpoints, log, stop, display).tasks()
+            with log.Log(path, progress.log_bytes, progress.total_steps) as entries:
+                run = _Run(trainer, claim, progress, checkpoints, entries, stop, display)
+                return run.tasks()
+
+
+def _finished(
+    folder: pathlib.Path, problem: Problem, progress: Progress, display: Display
+) -> dict[str, Any]:
+    """Return the results of a finished run; write them again if they are not as written."""
+    parts = (folder, problem.config, problem.dataset, problem.scenario, progress)
+    try:
+        done = results.confirm(*parts)
+    except UserError as error:  # predictions were lost: say so, and show the results that are there
+        done = results.read(folder)
+        if done is None:
+            raise
+        display.line(str(error))
+    if done is None:
+        display.line("results.json is missing or not as it was written: it is written again")
+        done = results.write(*parts)
+    display.line(f"{folder} is finished already")
+    return done
 
 
 class _Run:
@@ -91,19 +112,20 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
-        folder: pathlib.Path,
+        claim: Claim,
         progress: Progress,
         checkpoints: Checkpoints,
-        log: Log,
+        entries: log.Log,
         stop: StopRequest,
         display: Display,
     ):
         self.trainer = trainer
         self.problem = trainer.problem
-        self.folder = folder
+        self.claim = claim
+        self.folder = claim.folder
         self.progress = progress
         self.checkpoints = checkpoints
-        self.log = log
+        self.log = entries
         self.stop = stop
         self.display = display
         self.clock = Clock()
@@ -338,8 +360,12 @@ class _Run:
         """Save a checkpoint, within a stage or between tasks."""
         with self.clock("save"):
             self.progress = dataclasses.replace(
-                self.progress, log_bytes=self.log.bytes, clock=dict(self.clock.seconds)
+                self.progress,
+                log_bytes=self.log.bytes,
+                log_digest=self.log.digest,
+                clock=dict(self.clock.seconds),
             )
+            self.claim.check()
             if state is None:
                 self.checkpoints.save(self.progress, self.model)
             else:

@@ -36,10 +36,11 @@ def make_mesh() -> Mesh:
 @contextlib.contextmanager
 def needing_memory(batch_size: int) -> Iterator[None]:
     """Turn the errors of a full memory, of a device or of the host, into a `UserError`."""
+    words = ("RESOURCE_EXHAUSTED", "can't start new thread")  # of jax, of Python
     try:
         yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(text in str(error) for text in words):
             raise UserError(
                 f"out of memory with train.batch_size={batch_size}: try a smaller one, a smaller "
                 "dataset.image_size or runtime.dtype=bfloat16"

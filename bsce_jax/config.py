@@ -140,7 +140,9 @@ class Runtime:
     """`config.runtime`: how the run is computed and what is kept of it."""
 
     dtype: str = field("float32", "type of the backbone's numbers", choices=DTYPES)
-    feed: str = field("resident", "where the images are kept", choices=FEEDS, alters_results=False)
+    feed: str = field(
+        "auto", "where the images are kept, auto for what fits", choices=FEEDS, alters_results=False
+    )
     checkpoint_epochs: int = field(10, "epochs between checkpoints", least=1, alters_results=False)
     keep_models: str = field(
         "last", "which tasks' models are kept", choices=KEEP_MODELS, alters_results=False

@@ -110,6 +110,12 @@ def in_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def report(error: UserError) -> None:
+    """Print the one line of an error."""
+    print(f"error: {in_one_line(str(error))}", file=sys.stderr)
+    sys.stderr.flush()
+
+
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run a command; turn a `UserError` into one line on stderr and exit code 2.
 
@@ -123,10 +129,9 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             if sys.stdout is not None:  # None: the process has no stdout
                 sys.stdout.flush()
     except UserError as error:
-        print(f"error: {in_one_line(str(error))}", file=sys.stderr)
+        report(error)
         if isinstance(error, NoSpace):
             # threads and exit handlers of libraries would each report the full disk once more
-            sys.stderr.flush()
             os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except Stopped as stopped:

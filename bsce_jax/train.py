@@ -8,6 +8,10 @@ Examples:
   python -m bsce_jax.train --config cifar100 --help
       list every field of a config with its value and its meaning
 
+A run of several processes has the same command on each host. In a SLURM job and on a TPU slice
+they find each other; elsewhere --coordinator, --processes and --process connect them. All use the
+same --workdir. The first one writes the files and prints.
+
 Exit codes: 0 done; 2 bad input; 3 no space left;
 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP, after saving a checkpoint.
 """
@@ -50,18 +54,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     config, folder = _configured(args)
 
+    from bsce_jax import hosts
     from bsce_jax.report.table import print_results
     from bsce_jax.training import compiler
     from bsce_jax.training.loop import run
 
+    hosts.initialize(args.coordinator, args.processes, args.process)
     compiler.keep_programs()
     _leave_errors_of_threads_to_the_run()
-    try:
-        results = run(config, folder)
-    except Stopped as stopped:
-        print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
-        sys.exit(128 + stopped.signal)
-    print_results(results)
+    with hosts.ending_together():
+        try:
+            results = run(config, folder)
+        except Stopped as stopped:
+            if hosts.is_main():
+                print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+            sys.exit(128 + stopped.signal)
+    if hosts.is_main():
+        print_results(results)
 
 
 def _leave_errors_of_threads_to_the_run() -> None:
@@ -88,6 +97,9 @@ def _leave_errors_of_threads_to_the_run() -> None:
 def _read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(takes_config=True, prog="python -m bsce_jax.train", description=__doc__)
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    parser.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
     parser.add_argument(
         "--help-methods",
         action="store_true",

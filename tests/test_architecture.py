@@ -8,7 +8,7 @@ import bsce_jax
 PACKAGE = pathlib.Path(bsce_jax.__file__).parent
 # from the bottom to the top; what stands in one line may import what stands in it
 LEVELS = (
-    {"errors", "files", "registry", "fields", "streams"},
+    {"errors", "files", "hosts", "registry", "fields", "streams"},
     {"losses", "metrics", "scenario", "memory"},
     {"data", "models"},
     {"methods"},

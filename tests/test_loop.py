@@ -129,7 +129,7 @@ def test_saving_is_not_training(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
         save(*args)
 
     monkeypatch.setattr(Checkpoints, "save", slow)
-    monkeypatch.setattr(Problem, "chunk_steps", lambda problem, task: 1)
+    monkeypatch.setattr(Problem, "chunk_steps", lambda problem, task, size=0: 1)
     fields = {"scenario.base": 5, "train.epochs": 4, "runtime.checkpoint_epochs": 1}
     made = make_config("finetune", None, {**fields, "model.name": "tiny_linear"})
     start = time.perf_counter()
@@ -234,7 +234,7 @@ def test_the_epoch_in_which_the_loss_is_lost_is_named(
             bias = step.params["head"]["bias"][0]
             return {"bias": jnp.where(bias < 0.5 - bad_step, jnp.nan, bias)}
 
-    monkeypatch.setattr(Problem, "chunk_steps", lambda problem, task: 7)
+    monkeypatch.setattr(Problem, "chunk_steps", lambda problem, task, size=0: 7)
     fields = {
         "model.name": "tiny_linear",
         "train.epochs": 12,
@@ -285,7 +285,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> tuple[Trainer, Work]:
     fields = {"model.name": "tiny_linear", "train.batch_size": 4, "train.epochs": 5}
     fields |= {"scenario.base": 2, "scenario.increment": 2}
     trainer = Trainer(Problem(make_config("replay", None, fields), flat_images([4] * 4)))
-    monkeypatch.setattr(trainer.problem, "chunk_steps", lambda task: 2)
+    monkeypatch.setattr(trainer.problem, "chunk_steps", lambda task, size=0: 2)
     records = np.concatenate(trainer.problem.records[:2])
     return trainer, Work(main_stage(trainer.problem), 0, 0, 0, records, None)
 

@@ -55,7 +55,7 @@ def straight(
 def short_chunks() -> Any:
     """Chunks that end anywhere in an epoch, so that a stop leaves a part of one undone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Problem, "chunk_steps", lambda problem, task: 3)
+        patch.setattr(Problem, "chunk_steps", lambda problem, task, size=0: 3)
         yield
 
 

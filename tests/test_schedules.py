@@ -78,7 +78,7 @@ def test_a_stage_uses_the_rates_of_its_schedule(
     }
     trainer = Trainer(Problem(make_config("replay", None, fields), flat_images([4, 4, 4, 4])))
     problem = trainer.problem
-    monkeypatch.setattr(problem, "chunk_steps", lambda task: 3)
+    monkeypatch.setattr(problem, "chunk_steps", lambda task, size=0: 3)
     this = dataclasses.replace(
         main_stage(problem), terms=first_bias, schedule=schedule, learning_rate=0.8, decay=0.5
     )

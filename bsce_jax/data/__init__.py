@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from bsce_jax.data import cifar100, cifar100_load, digits
+from bsce_jax.data import cifar100, cifar100_load, digits, stream
 from bsce_jax.data.source import DATASETS, ArraySource, Dataset, Source, all_images
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cifar100_load",
     "digits",
     "load",
+    "stream",
 ]
 
 

@@ -16,10 +16,14 @@ class Feed(Protocol):
 
     Attributes:
       constants: arrays on the devices, passed to compiled functions as a separate argument.
+      record_bytes: bytes that `put` sends for a record; they bound how much is sent at a time.
     """
 
     @property
     def constants(self) -> Any: ...
+
+    @property
+    def record_bytes(self) -> int: ...
 
     def put(self, records: np.ndarray) -> Any:
         """Send the data from which the devices make the images of some records.
@@ -54,17 +58,23 @@ class ResidentFeed:
       mesh: the devices; the images are replicated on each.
     """
 
+    record_bytes = 4  # an index
+
     def __init__(self, source: Source, records: np.ndarray, mesh: Mesh):
         self._mesh = mesh
         self._place = np.full(len(source.labels), -1, np.int32)
         self._place[records] = np.arange(len(records), dtype=np.int32)
         everywhere = NamedSharding(mesh, PartitionSpec())
-        self.constants: jax.Array = jax.device_put(source.images(records), everywhere)
+        images = source.images(records)
+        self.constants: jax.Array = jax.make_array_from_callback(
+            images.shape, everywhere, lambda index: images[index]
+        )
 
     def put(self, records: np.ndarray) -> jax.Array:
         places = self._place[records]
         spec = PartitionSpec(*[None] * (places.ndim - 1), "data")
-        return jax.device_put(places, NamedSharding(self._mesh, spec))
+        sharding = NamedSharding(self._mesh, spec)
+        return jax.make_array_from_callback(places.shape, sharding, lambda index: places[index])
 
     def images(self, constants: jax.Array, row: jax.Array) -> jax.Array:
         return constants[row]

@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from bsce_jax import hosts
 from bsce_jax.errors import UserError
 from bsce_jax.methods import ModelState
 from bsce_jax.runs import seal
@@ -86,7 +87,9 @@ class Checkpoints:
         self._folder = pathlib.Path(os.path.abspath(folder))
         options = ocp.CheckpointManagerOptions(max_to_keep=2)
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
-        self._remove_damaged(say)
+        if hosts.is_main():
+            self._remove_damaged(say)
+        hosts.barrier("checkpoints opened")
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=options,
@@ -192,8 +195,9 @@ class Checkpoints:
 
     def _seal(self, number: int) -> None:
         self._manager.wait_until_finished()
-        seal.write(self._folder, str(number))
-        seal.tidy(self._folder)
+        if hosts.is_main():
+            seal.write(self._folder, str(number))
+            seal.tidy(self._folder)
 
     def _wait(self) -> None:
         """Wait until the last checkpoint is sealed, and raise an error of saving it."""

@@ -46,8 +46,8 @@ def confirm(
     dataset: Dataset,
     scenario: Scenario,
     progress: Progress,
-) -> dict[str, Any] | None:
-    """Read the `results.json` of a finished run; None if it is not what its predictions give.
+) -> bool:
+    """Tell whether the `results.json` of a finished run is what its predictions give.
 
     Raises:
       UserError: a prediction file is missing or damaged.
@@ -56,7 +56,7 @@ def confirm(
     there = read(folder) or {}
     measured = ("peak_memory", "environment")  # of the process that wrote it
     same = all(there.get(name) == value[name] for name in value.keys() - set(measured))
-    return there if same and there.keys() == value.keys() else None
+    return same and there.keys() == value.keys()
 
 
 def _make(

@@ -15,10 +15,14 @@ class _Console(Console):
 
 
 class Display:
-    """A progress bar over the optimiser steps of the current stage, and lines above it."""
+    """A progress bar over the optimiser steps of the current stage, and lines above it.
 
-    def __init__(self) -> None:
-        self._console = _Console(stderr=True, highlight=False)
+    Args:
+      quiet: show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = _Console(stderr=True, highlight=False, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -28,7 +32,7 @@ class Display:
             TextColumn("{task.fields[detail]}"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._bar = self._progress.add_task("", total=None, detail="")
 

@@ -1,8 +1,13 @@
 """Training a stage in chunks: its records, its prior and its batches."""
 
+import collections
+import concurrent.futures
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,8 @@ from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.problem import Exemplars, Problem
 from bsce_jax.training.state import Batches, TrainState
 from bsce_jax.training.trainer import Trainer
+
+T = TypeVar("T")
 
 
 class Work(NamedTuple):
@@ -99,11 +106,12 @@ def fit(
     *,
     keep: Callable[[int], bool] = lambda done: False,
     stop: Callable[[], bool] = lambda: False,
+    waiting_for_data: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Iterator[Chunk]:
     """Train a stage from `first_step` to its end, a chunk at a time.
 
     The next chunk is sent to the device before the result of the last one is yielded, so that the
-    device does not wait for logging and saving.
+    device does not wait for logging and saving. A thread prepares the chunks after it.
 
     Args:
       trainer: has the programs and the feed.
@@ -114,12 +122,16 @@ def fit(
       first_step: steps of the stage that are done.
       keep: tells for a number of steps whether to yield the state after them.
       stop: called before each chunk but the first; if true, the stage ends there.
+      waiting_for_data: makes the context in which the next chunk is waited for.
+
+    Raises:
+      UserError: an image that cannot be read.
     """
     problem = trainer.problem
     total = work.stage.epochs * work.steps_per_epoch(problem.config.train.batch_size)
     if first_step >= total:
         return
-    length = problem.chunk_steps(work.task)
+    length = problem.chunk_steps(work.task, trainer.feed.record_bytes)
     teacher_network = problem.network_of(work.task - 1) if work.stage.teacher else None
     chunk = trainer.train_chunk(network, work.stage, teacher_network)
     context = mesh_lib.replicate(trainer.mesh, task_context(problem, work))
@@ -130,19 +142,39 @@ def fit(
     batches = _batches(trainer, work, total, length)
     waiting: tuple[int, int, dict[str, jax.Array], TrainState | None] | None = None
     done = first_step
-    upcoming = batches(done)
-    while done < total and not (waiting and stop()):
-        start, done = done, min(done + length, total)
-        state, metrics = chunk(state, teacher, context, key, trainer.feed.constants, upcoming)
-        last = done == total
-        kept = jax.tree.map(jnp.copy, state) if keep(done) and not last else None
-        if not last:
-            upcoming = batches(done)  # while the device works
-        if waiting:
-            yield _fetch(*waiting)
-        waiting = (done - start, done, metrics, kept)
+    with contextlib.closing(ahead(batches, range(done, total, length))) as prepared:
+        while done < total and not (waiting and stop()):
+            with waiting_for_data():
+                upcoming = next(prepared)
+            start, done = done, min(done + length, total)
+            state, metrics = chunk(state, teacher, context, key, trainer.feed.constants, upcoming)
+            del upcoming  # of the devices' memory
+            kept = jax.tree.map(jnp.copy, state) if keep(done) and done < total else None
+            if waiting:
+                yield _fetch(*waiting)
+            waiting = (done - start, done, metrics, kept)
     assert waiting is not None  # first_step < total, so a chunk was trained
     yield _fetch(*waiting[:3], state)
+
+
+def ahead(make: Callable[[int], T], starts: Iterable[int], depth: int = 2) -> Generator[T]:
+    """Make things in order in a thread, a few ahead of what is taken.
+
+    Args:
+      make: makes the thing of a number; its error is raised where the thing is taken.
+      starts: the numbers.
+      depth: things that are made before they are taken, at most.
+    """
+    upcoming = iter(starts)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        made = collections.deque(pool.submit(make, i) for i in itertools.islice(upcoming, depth))
+        while made:
+            # nothing here keeps what was taken: it may be large
+            yield made.popleft().result()
+            made.extend(pool.submit(make, i) for i in itertools.islice(upcoming, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _fetch(steps: int, done: int, metrics: dict[str, jax.Array], state: TrainState | None) -> Chunk:

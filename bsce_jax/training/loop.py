@@ -1,14 +1,17 @@
 """The loop over the tasks of a run."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from bsce_jax import memory
+from bsce_jax import hosts, memory
 from bsce_jax.data import Dataset
 from bsce_jax.data.plan import steps_per_epoch
 from bsce_jax.errors import Stopped, UserError, using
@@ -51,20 +54,22 @@ def run(
     """
     path = pathlib.Path(folder)
     problem = Problem(config, dataset)
-    display = Display()
+    display = Display(quiet=not hosts.is_main())
     with mesh_lib.needing_memory(config.train.batch_size), using(path):
         dataset = known.without_added(path, problem.dataset, display.line)
         if dataset is not problem.dataset:
             problem = Problem(config, dataset)
+        this = identity(config, problem.dataset)
+        hosts.check_same("config or data", json.dumps(this))
         # Images are read before the folder is made: one that cannot be read leaves nothing behind.
         # A finished run needs none.
         trainer = None if results.read(path) else Trainer(problem)
         with (
-            claimed(folder, config, display.line) as claim,
+            _claimed(folder, config, display) as claim,
             display,
             Checkpoints(
                 path / "checkpoints",
-                this := identity(config, problem.dataset),
+                this,
                 mesh_lib.replicated(mesh_lib.make_mesh()),
                 display.line,
             ) as checkpoints,
@@ -74,7 +79,6 @@ def run(
             if saved := checkpoints.latest():
                 progress, that = saved
                 refuse_another(path, that, this, problem.dataset)
-            known.write(path, problem.dataset)
             if damage := log.damage(path, progress.log_bytes, progress.log_digest):
                 display.line(damage)
             if progress.task == problem.scenario.num_tasks and has_model(path):
@@ -82,28 +86,56 @@ def run(
             for task in range(progress.task):
                 predictions.read(path, task)  # find missing files before training
             trainer = trainer or Trainer(problem)
-            with log.Log(path, progress.log_bytes, progress.total_steps) as entries:
-                run = _Run(trainer, claim, progress, checkpoints, entries, stop, display)
+            hosts.barrier("opened")  # before the main process alters what the others have read
+            with _log(path, problem, progress) as entries:
+                run = _Run(trainer, path, claim, progress, checkpoints, entries, stop, display)
                 return run.tasks()
+
+
+@contextlib.contextmanager
+def _claimed(
+    folder: str | os.PathLike[str], config: ConfigDict, display: Display
+) -> Iterator[Claim | None]:
+    """Lock the folder, which only the main process does."""
+    if hosts.is_main():
+        with claimed(folder, config, display.line) as claim:
+            hosts.barrier("claimed")
+            yield claim
+    else:
+        hosts.barrier("claimed")
+        yield None
+
+
+@contextlib.contextmanager
+def _log(folder: pathlib.Path, problem: Problem, progress: Progress) -> Iterator[log.Log | None]:
+    """Open the log, which only the main process does."""
+    if hosts.is_main():
+        known.write(folder, problem.dataset)
+        with log.Log(folder, progress.log_bytes, progress.total_steps) as entries:
+            yield entries
+    else:
+        yield None
 
 
 def _finished(
     folder: pathlib.Path, problem: Problem, progress: Progress, display: Display
 ) -> dict[str, Any]:
     """Return the results of a finished run; write them again if they are not as written."""
-    parts = (folder, problem.config, problem.dataset, problem.scenario, progress)
-    try:
-        done = results.confirm(*parts)
-    except UserError as error:  # predictions were lost: say so, and show the results that are there
-        done = results.read(folder)
-        if done is None:
-            raise
-        display.line(str(error))
-    if done is None:
-        display.line("results.json is missing or not as it was written: it is written again")
-        done = results.write(*parts)
-    display.line(f"{folder} is finished already")
-    return done
+    if hosts.is_main():
+        parts = (folder, problem.config, problem.dataset, problem.scenario, progress)
+        try:
+            right = results.confirm(*parts)
+        except UserError as error:  # predictions were lost: results.json is all that is left
+            if results.read(folder) is None:
+                raise
+            display.line(str(error))
+        else:
+            if not right:
+                display.line("results.json is missing or not as it was written: writing it again")
+                results.write(*parts)
+        display.line(f"{folder} is finished already")
+    hosts.barrier("confirmed")
+    return results.read(folder) or {}
 
 
 class _Run:
@@ -112,21 +144,23 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
-        claim: Claim,
+        folder: pathlib.Path,
+        claim: Claim | None,
         progress: Progress,
         checkpoints: Checkpoints,
-        entries: log.Log,
+        entries: log.Log | None,
         stop: StopRequest,
         display: Display,
     ):
         self.trainer = trainer
         self.problem = trainer.problem
-        self.claim = claim
-        self.folder = claim.folder
+        self.folder = folder
+        self.claim = claim  # None, like the log, in all processes but the main one
         self.progress = progress
         self.checkpoints = checkpoints
         self.log = entries
         self.stop = stop
+        self.asked = hosts.SharedRequest(trainer.mesh)
         self.display = display
         self.clock = Clock()
         # between tasks the model is still that of the last task's network
@@ -139,11 +173,13 @@ class _Run:
     def tasks(self) -> dict[str, Any]:
         """Train the remaining tasks, and return the results."""
         self._restore()
+        if self.progress.task == self.problem.scenario.num_tasks:  # and its model was removed
+            self._write_model(self.progress.task - 1, self._class_means())
         for task in range(self.progress.task, self.problem.scenario.num_tasks):
             self._task(task)
-        if not has_model(self.folder):  # removed after the run had finished
-            self._write_model(self.problem.scenario.num_tasks - 1, self._class_means())
-        return self._report()
+        report = self._report()
+        hosts.barrier("finished")
+        return report or results.read(self.folder) or {}
 
     def _task(self, task: int) -> None:
         """Learn the classes of a task."""
@@ -205,7 +241,8 @@ class _Run:
                 teacher,
                 self.progress.step,
                 keep=keep,
-                stop=lambda: self.stop.requested is not None,
+                stop=lambda: self._stop_requested() != 0,
+                waiting_for_data=lambda: self.clock("wait"),
             )
             del state  # donated to the first chunk
             for chunk in chunks:
@@ -214,7 +251,7 @@ class _Run:
                     if not all_finite(chunk.state):
                         raise self._not_finite("training state", work, self.progress.step - 1)
                     self.model = chunk.state.model
-                    stopped = self.stop.requested
+                    stopped = self._stop_requested()
                     if chunk.done < total or stopped:
                         self._save(chunk.state)
                     if stopped:
@@ -244,6 +281,7 @@ class _Run:
                     best = memory.select(part, quota[old + i], config.memory.selection, rng=rng)
                     ranked[i] = record[best].tolist()
             exemplars = kept.add(ranked).exemplars
+            hosts.check_same("choice of exemplars", json.dumps(exemplars))
         self.progress = dataclasses.replace(self.progress, exemplars=exemplars)
 
     def _evaluate(self, task: int) -> None:
@@ -261,7 +299,9 @@ class _Run:
                 self.trainer.probe(self.network, test=True),
                 test,
             )
-            predictions.write(self.folder, task, problem.dataset.test.labels[test], cnn, nme)
+            if hosts.is_main():
+                labels = problem.dataset.test.labels[test]
+                predictions.write(self.folder, task, labels, cnn, nme)
         with self.clock("save"):
             self._write_model(task, means)
         self._count_saved(task)
@@ -272,10 +312,9 @@ class _Run:
         )
         self.clock.restart({})
         summary = self._report()
-        accuracy = {kind: summary[kind]["accuracy"][-1] for kind in ("cnn", "nme") if summary[kind]}
-        self.log.write(
-            "task", self.progress.total_steps, {"task": task, "classes": seen, **accuracy}
-        )
+        kinds = [kind for kind in ("cnn", "nme") if summary.get(kind)]
+        accuracy = {kind: summary[kind]["accuracy"][-1] for kind in kinds}
+        self._note("task", self.progress.total_steps, {"task": task, "classes": seen, **accuracy})
         shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())
         self.display.line(f"task {task + 1}/{problem.scenario.num_tasks}: {seen} classes, {shown}")
 
@@ -290,6 +329,8 @@ class _Run:
         return evaluate.class_means(self.model, self.progress.exemplars, probe)
 
     def _write_model(self, task: int, means: np.ndarray | None) -> None:
+        if not hosts.is_main():
+            return
         problem = self.problem
         write_model(
             self.folder,
@@ -318,7 +359,7 @@ class _Run:
                 means = {key: value / epoch_steps for key, value in meter.items()}
                 epoch = step // epoch_steps
                 place = {"task": work.task, "stage": work.number, "epoch": epoch}
-                self.log.write("epoch", before.total_steps + i + 1, {**place, **means})
+                self._note("epoch", before.total_steps + i + 1, {**place, **means})
                 meter = {}
         self.progress = dataclasses.replace(
             before, step=done, total_steps=before.total_steps + count, meter=meter
@@ -350,7 +391,19 @@ class _Run:
             if self.problem.saves(stage):
                 self._count(stage, stage.epochs * steps_per_epoch(kept, batch_size), "saved_")
 
+    def _stop_requested(self) -> int:
+        """Return the number of the signal that a process got, 0 without one."""
+        return self.asked(self.stop.requested or 0)
+
+    def _note(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Add an entry to the log."""
+        if self.log is not None:
+            self.log.write(kind, step, values)
+
     def _report(self) -> dict[str, Any]:
+        """Write the results and return them; nothing in other processes than the main one."""
+        if not hosts.is_main():
+            return {}
         problem = self.problem
         return results.write(
             self.folder, problem.config, problem.dataset, problem.scenario, self.progress
@@ -359,13 +412,12 @@ class _Run:
     def _save(self, state: TrainState | None) -> None:
         """Save a checkpoint, within a stage or between tasks."""
         with self.clock("save"):
-            self.progress = dataclasses.replace(
-                self.progress,
-                log_bytes=self.log.bytes,
-                log_digest=self.log.digest,
-                clock=dict(self.clock.seconds),
-            )
-            self.claim.check()
+            self.progress = dataclasses.replace(self.progress, clock=dict(self.clock.seconds))
+            if self.log is not None and self.claim is not None:
+                self.claim.check()
+                self.progress = dataclasses.replace(
+                    self.progress, log_bytes=self.log.bytes, log_digest=self.log.digest
+                )
             if state is None:
                 self.checkpoints.save(self.progress, self.model)
             else:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -54,11 +55,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
-    """Replicate every array on all devices."""
-    return jax.device_put(tree, replicated(mesh))
+    """Replicate every array on all devices, of all processes; each process has the same values."""
+    sharding = replicated(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(value: jax.Array | np.ndarray) -> jax.Array:
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            return value
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(value)))
+        array = np.asarray(value)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, tree)
 
 
 def split(mesh: Mesh, array: np.ndarray, axis: int) -> jax.Array:
-    """Split one axis of an array over the devices."""
+    """Split one axis of an array over the devices; each process sends its own share."""
     spec = PartitionSpec(*[None] * axis, "data")
-    return jax.device_put(array, NamedSharding(mesh, spec))
+    sharding = NamedSharding(mesh, spec)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

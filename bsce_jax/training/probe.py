@@ -22,10 +22,15 @@ Normalize = Callable[[jax.Array], jax.Array]
 Forward = Callable[[ModelState, Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def make_forward(network: Classifier, feed: Feed, normalize: Normalize) -> Forward:
+def make_forward(network: Classifier, feed: Feed, normalize: Normalize, mesh: Mesh) -> Forward:
     """Compile the forward pass of a probe."""
 
-    @functools.partial(jax.jit, compiler_options=compiler.options(jax.default_backend()))
+    # replicated, so that every process has all of them
+    @functools.partial(
+        jax.jit,
+        out_shardings=mesh_lib.replicated(mesh),
+        compiler_options=compiler.options(jax.default_backend()),
+    )
     def forward(
         model: ModelState, constants: Any, row: Any, mirrored: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -60,7 +65,7 @@ class FeedProbe:
         self._feed = feed
         self._normalize = normalize
         self._initial = initial
-        self._forward = make_forward(network, feed, normalize)
+        self._forward = make_forward(network, feed, normalize, mesh)
         self._batch = BATCH * mesh.size
 
     @property
@@ -77,12 +82,18 @@ class FeedProbe:
         self, model: ModelState, records: np.ndarray, mirrored: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Compute the features [n, D] and the logits [n, C] of n > 0 records, float32."""
-        parts = []
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        waiting: tuple[jax.Array, jax.Array] | None = None
         for start in range(0, len(records), self._batch):
             # a short batch is filled up by repeating it, so that there is one shape
             part = np.resize(records[start : start + self._batch], self._batch)
             row = self._feed.put(part)
-            parts.append(self._forward(model, self._feed.constants, row, jnp.asarray(mirrored)))
+            sent = self._forward(model, self._feed.constants, row, jnp.asarray(mirrored))
+            if waiting is not None:  # at most two batches are on the devices
+                parts.append(_fetch(waiting))
+            waiting = sent
+        assert waiting is not None  # n > 0
+        parts.append(_fetch(waiting))
         features, logits = (np.concatenate(p)[: len(records)] for p in zip(*parts, strict=True))
         return features, logits
 
@@ -95,6 +106,11 @@ class FeedProbe:
     def logits(self, model: ModelState, records: np.ndarray) -> np.ndarray:
         """Compute the logits of records, [n, C] float32."""
         return self.outputs(model, records)[1]
+
+
+def _fetch(outputs: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
+    features, logits = outputs
+    return np.asarray(features), np.asarray(logits)
 
 
 def initialize(

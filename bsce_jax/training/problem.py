@@ -18,6 +18,8 @@ from bsce_jax.models import Classifier, make_model
 from bsce_jax.scenario import class_order, make_scenario
 from bsce_jax.training.mesh import count_devices
 
+CHUNK_BYTES = 2**26  # sent to the devices for a chunk, at most, unless one step needs more
+
 Exemplars = tuple[tuple[int, ...], ...]
 
 
@@ -176,13 +178,21 @@ class Problem:
             validation=validation,
         )
 
-    def chunk_steps(self, task: int) -> int:
+    def chunk_steps(self, task: int, record_bytes: int = 0) -> int:
         """Choose the steps of a chunk: one number for the first task, one for all later ones.
 
         A chunk is so long that the cost of a call is negligible, and so short that stopping and the
-        progress bar are prompt. It divides the longest task with the least padding.
+        progress bar are prompt, and that what is sent for it fits into `CHUNK_BYTES`. It divides
+        the longest task with the least padding.
+
+        Args:
+          task: number of the task.
+          record_bytes: that are sent for each image.
         """
         limit = 20 if jax.default_backend() == "cpu" else 200
+        train = self.config.train
+        step_bytes = max(1, record_bytes * (train.batch_size + train.replay_batch_size))
+        limit = max(1, min(limit, CHUNK_BYTES // step_bytes))
         tasks = range(1, self.scenario.num_tasks) if task > 0 else range(1)
         longest = max(1, *(self._main_steps(t) for t in tasks))  # 1 if a first stage has no steps
         return math.ceil(longest / math.ceil(longest / limit))

@@ -1,0 +1,68 @@
+"""The streamed feed: images are read when their row is sent, and are not kept."""
+
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bsce_jax.data.feed import FEEDS, Feed, ResidentFeed
+from bsce_jax.data.source import Source
+
+# part of a device's memory, and of the host's, that resident images may take
+RESIDENT_SHARE = 0.25
+
+
+@FEEDS.register("streamed")
+class StreamedFeed:
+    """Reads the images of each row from the source, each process the share of its devices.
+
+    It has no state of its own: a row is a function of its records.
+
+    Args:
+      source: of the images.
+      records: all records that `put` may get, int [m]; not used.
+      mesh: the devices.
+    """
+
+    constants = ()
+
+    def __init__(self, source: Source, records: np.ndarray, mesh: Mesh):
+        self._source, self._mesh = source, mesh
+        self.record_bytes = math.prod(source.image_shape)
+
+    def put(self, records: np.ndarray) -> jax.Array:
+        spec = PartitionSpec(*[None] * (records.ndim - 1), "data")
+        shape = (*records.shape, *self._source.image_shape)
+
+        def share(index: Any) -> np.ndarray:
+            part = records[index[: records.ndim]]
+            images = self._source.images(part.reshape(-1))
+            return images.reshape(*part.shape, *self._source.image_shape)
+
+        return jax.make_array_from_callback(shape, NamedSharding(self._mesh, spec), share)
+
+    def images(self, constants: Any, row: jax.Array) -> jax.Array:
+        return row
+
+
+@FEEDS.register("auto")
+def choose(source: Source, records: np.ndarray, mesh: Mesh) -> Feed:
+    """Make the resident feed if the images fit into the memory of a device and of the host.
+
+    They fit if they take at most a quarter of either.
+    """
+    size = len(records) * math.prod(source.image_shape)
+    fits = size <= RESIDENT_SHARE * min(_host_memory(), *map(_memory, mesh.local_devices))
+    return (ResidentFeed if fits else StreamedFeed)(source, records, mesh)
+
+
+def _memory(device: jax.Device) -> float:
+    """Return the memory of a device in bytes; that of the host where a backend does not tell."""
+    return (device.memory_stats() or {}).get("bytes_limit", _host_memory())
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -97,7 +97,7 @@ def test_processes_with_devices_of_their_own_give_the_results_of_one(
 
 
 def test_a_signal_to_one_process_stops_all_and_fewer_go_on(tmp_path: pathlib.Path) -> None:
-    fields = ["--config.train.epochs=20", "--config.runtime.checkpoint_epochs=100"]
+    fields = ["--config.train.epochs=8", "--config.runtime.checkpoint_epochs=100"]
     started = start(tmp_path / "run", 2, 1, *fields)
     wait_for_epoch(tmp_path / "run", 1, started)
     started[1].send_signal(signal.SIGTERM)
@@ -107,7 +107,7 @@ def test_a_signal_to_one_process_stops_all_and_fewer_go_on(tmp_path: pathlib.Pat
     codes, _, errors = end(start(tmp_path / "run", 1, 1, *fields))
     assert codes == [0]
     assert "resuming task 2/2 at step" in errors[0]
-    assert results(tmp_path / "run")["cnn"]["last"] > 80
+    assert results(tmp_path / "run")["cnn"]["last"] > 70
 
 
 def test_when_one_process_dies_the_others_end_in_one_line(tmp_path: pathlib.Path) -> None:

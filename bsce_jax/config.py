@@ -125,7 +125,7 @@ class Train:
     decay: float = field(0.1, "factor of the rate at each milestone", least=0.0, most=1.0)
     augmentation: str = field(
         "none",
-        "none, or crop, resized_crop, flip, brightness joined by +",
+        "none, or crop, resized_crop, source_crop, flip, brightness joined by +",
         check=_check_augmentation,
     )
     finetuning: str = field(

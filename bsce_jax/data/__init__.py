@@ -4,11 +4,19 @@ import os
 import pathlib
 
 from bsce_jax.data import cifar100, cifar100_load, digits, stream
-from bsce_jax.data.source import DATASETS, ArraySource, Dataset, Source, all_images
+from bsce_jax.data.source import (
+    DATASETS,
+    ArraySource,
+    CroppingSource,
+    Dataset,
+    Source,
+    all_images,
+)
 
 __all__ = [
     "DATASETS",
     "ArraySource",
+    "CroppingSource",
     "Dataset",
     "Source",
     "all_images",

@@ -174,12 +174,18 @@ def random_brightness(key: jax.Array, images: ArrayLike, strength: float = 63 / 
     return jnp.clip(images * factor, 0, 1)
 
 
+@AUGMENTATIONS.register("source_crop")
+def source_crop(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Return the images unchanged: the streamed feed has cut them, see `data.crops`."""
+    return images
+
+
 def make_augment(policy: str) -> Augmentation:
     """Compose an augmentation of parts, applied in the given order.
 
     Args:
       policy: `"none"`, or names of `AUGMENTATIONS` joined by `"+"`: `"crop"`, `"resized_crop"`,
-        `"flip"` and `"brightness"`. LUCIR's is `"crop+flip"` for CIFAR-100 and
+        `"source_crop"`, `"flip"` and `"brightness"`. LUCIR's is `"crop+flip"` for CIFAR-100 and
         `"resized_crop+flip"` for ImageNet, PODNet's `"crop+flip+brightness"` for CIFAR-100.
 
     Returns:

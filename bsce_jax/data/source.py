@@ -59,6 +59,22 @@ class KeyedSource(Source, Protocol):
         """Make the source of some of the records, in this order."""
 
 
+@runtime_checkable
+class CroppingSource(Source, Protocol):
+    """A source whose images can be cropped as they are stored, before they are resized."""
+
+    def crops(self, indices: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Cut a random-resized crop out of each image.
+
+        Args:
+          indices: of the records, [k].
+          seeds: of the crops, uint64 [k]; see `crops.random_resized_crop`.
+
+        Returns:
+          uint8 [k, height, width, channels].
+        """
+
+
 class ArraySource:
     """Images in memory.
 

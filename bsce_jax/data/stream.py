@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bsce_jax.data.feed import FEEDS, Feed, ResidentFeed
-from bsce_jax.data.source import Source
+from bsce_jax.data.source import CroppingSource, Source
 
 # part of a device's memory, and of the host's, that resident images may take
 RESIDENT_SHARE = 0.25
@@ -34,15 +35,31 @@ class StreamedFeed:
         self.record_bytes = math.prod(source.image_shape)
 
     def put(self, records: np.ndarray) -> jax.Array:
-        spec = PartitionSpec(*[None] * (records.ndim - 1), "data")
-        shape = (*records.shape, *self._source.image_shape)
+        return self._send(self._source.images, records)
+
+    def put_crops(self, records: np.ndarray, seeds: np.ndarray) -> jax.Array:
+        """Send random-resized crops of the images as they are stored.
+
+        Args:
+          records: as in `put`.
+          seeds: of the crops, of the same shape; see `crops.seeds`.
+        """
+        assert isinstance(self._source, CroppingSource)  # the problem has checked it
+        return self._send(self._source.crops, records, seeds)
+
+    def _send(self, read: Callable[..., np.ndarray], *arguments: np.ndarray) -> jax.Array:
+        """Send what is read for each element of some arrays, each process its share."""
+        shape = arguments[0].shape
+        spec = PartitionSpec(*[None] * (len(shape) - 1), "data")
 
         def share(index: Any) -> np.ndarray:
-            part = records[index[: records.ndim]]
-            images = self._source.images(part.reshape(-1))
-            return images.reshape(*part.shape, *self._source.image_shape)
+            parts = [argument[index[: len(shape)]] for argument in arguments]
+            images = read(*(part.reshape(-1) for part in parts))
+            return images.reshape(*parts[0].shape, *self._source.image_shape)
 
-        return jax.make_array_from_callback(shape, NamedSharding(self._mesh, spec), share)
+        return jax.make_array_from_callback(
+            (*shape, *self._source.image_shape), NamedSharding(self._mesh, spec), share
+        )
 
     def images(self, constants: Any, row: jax.Array) -> jax.Array:
         return row

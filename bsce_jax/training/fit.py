@@ -7,13 +7,15 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsce_jax.data import crops
 from bsce_jax.data.plan import Plan, balanced_plan, class_counts, epoch_plan, steps_per_epoch
+from bsce_jax.data.stream import StreamedFeed
 from bsce_jax.methods import ModelState, Stage, TaskContext
 from bsce_jax.models import Classifier
 from bsce_jax.optim import learning_rates
@@ -218,7 +220,9 @@ def _batches(trainer: Trainer, work: Work, total: int, length: int) -> Callable[
     rates = learning_rates(stage, total)
     learns = problem.criterion.learns
 
-    @functools.lru_cache(maxsize=2)
+    epochs = 2 + length // steps_per_epoch  # that a chunk may touch
+
+    @functools.lru_cache(epochs)
     def plan(epoch: int) -> Plan:
         return epoch_plan(
             work.records,
@@ -230,7 +234,7 @@ def _batches(trainer: Trainer, work: Work, total: int, length: int) -> Callable[
             replay_batch_size=0 if work.replay is None else stage.replay_batch_size,
         )
 
-    @functools.lru_cache(maxsize=2)
+    @functools.lru_cache(epochs)
     def balanced(epoch: int) -> np.ndarray:
         classes = range(problem.scenario.classes_after(work.task))
         pools = [work.trained[problem.labels[work.trained] == c] for c in classes]
@@ -251,24 +255,31 @@ def _batches(trainer: Trainer, work: Work, total: int, length: int) -> Callable[
             # idle steps repeat the last row, with weight 0
             return np.pad(np.stack(list(rows)), [(0, idle), (0, 0)], mode="edge")
 
-        def images_and_labels(rows: Iterable[np.ndarray]) -> tuple[Any, jax.Array]:
-            records = stacked(rows)
-            labels = mesh_lib.split(trainer.mesh, problem.labels[records], axis=1)
-            return trainer.feed.put(records), labels
+        def labels_of(records: np.ndarray) -> jax.Array:
+            return mesh_lib.split(trainer.mesh, problem.labels[records], axis=1)
 
-        images, labels = images_and_labels(plan(epoch).indices[row] for epoch, row in places)
+        records = stacked(plan(epoch).indices[row] for epoch, row in places)
+        if isinstance(trainer.feed, StreamedFeed) and problem.crops_sources:
+            drawn = (
+                crops.seeds(seed, work.task, work.first_epoch + epoch, plan(epoch).indices[row])
+                for epoch, row in places
+            )
+            images = trainer.feed.put_crops(records, stacked(drawn))
+        else:
+            images = trainer.feed.put(records)
         weights = stacked(plan(epoch).weights[row] for epoch, row in places)
         weights[len(places) :] = 0
+        equal = None
+        if learns:
+            equal = stacked(balanced(epoch)[row] for epoch, row in places)
         everywhere = lambda values: mesh_lib.replicate(trainer.mesh, jnp.asarray(values))
         return Batches(
             images=images,
-            labels=labels,
+            labels=labels_of(records),
             weights=mesh_lib.split(trainer.mesh, weights, axis=1),
             learning_rate=everywhere(np.pad(rates[start : start + length], (0, idle))),
             step=everywhere(np.arange(start, start + length, dtype=np.int32)),
-            balanced=images_and_labels(balanced(epoch)[row] for epoch, row in places)
-            if learns
-            else None,
+            balanced=None if equal is None else (trainer.feed.put(equal), labels_of(equal)),
         )
 
     return batches

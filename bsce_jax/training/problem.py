@@ -54,6 +54,11 @@ class Problem:
         self.method = config_lib.make_method(config)
         self.criterion = config_lib.make_criterion(config)
         _check_batches(config, count_devices())
+        if self.crops_sources and config.runtime.feed not in ("auto", "streamed"):
+            raise UserError(
+                f"runtime.feed is {config.runtime.feed}: train.augmentation "
+                f"{config.train.augmentation} needs streamed"
+            )
         if self.criterion.cosines and self.method.head == "linear":
             raise UserError(
                 f"loss {config.loss.name} is defined on cosines, and {config.method.name} has a "
@@ -67,6 +72,11 @@ class Problem:
             )
         named = config.dataset
         self.dataset = dataset or data.load(named.name, named.data_dir, named.image_size or None)
+        if self.crops_sources and not isinstance(self.dataset.train, data.CroppingSource):
+            raise UserError(
+                f"train.augmentation is {config.train.augmentation}: {self.dataset.name} has no "
+                "image files to crop, use resized_crop"
+            )
         order = class_order(config.scenario.class_order, self.dataset.num_classes)
         self.scenario = make_scenario(order, config.scenario.base, config.scenario.increment)
         classes = self.scenario.num_classes
@@ -105,6 +115,11 @@ class Problem:
                 f"{self.dataset.name} has no test images of the first task's classes: add some, or "
                 "choose another scenario.class_order"
             )
+
+    @property
+    def crops_sources(self) -> bool:
+        """Whether images are cropped before they are resized, by the feed."""
+        return "source_crop" in self.config.train.augmentation.split("+")
 
     def train_records(self) -> np.ndarray:
         """List the training records of all classes of the scenario."""

@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from bsce_jax.data.augment import make_augment, normalize
 from bsce_jax.data.feed import FEEDS, Feed
+from bsce_jax.data.stream import StreamedFeed
 from bsce_jax.methods import ModelState, Stage
 from bsce_jax.models import Classifier
 from bsce_jax.optim import make_optimizer
@@ -38,7 +39,10 @@ class Trainer:
         dataset, config = problem.dataset, problem.config
         classes = problem.scenario.num_classes
         make_feed = FEEDS[config.runtime.feed]
-        self.feed: Feed = make_feed(dataset.train, problem.train_records(), self.mesh)
+        records = problem.train_records()
+        self.feed: Feed = (StreamedFeed if problem.crops_sources else make_feed)(
+            dataset.train, records, self.mesh
+        )
         self._test_feed: Feed = make_feed(dataset.test, problem.test_records(classes), self.mesh)
         self.recipe = Recipe(
             method=problem.method,

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from bsce_jax import memory
-from bsce_jax.data import DATASETS
+from bsce_jax.data import NAMES
 from bsce_jax.data.augment import make_augment
 from bsce_jax.data.feed import FEEDS
 from bsce_jax.errors import UserError, unknown
@@ -50,11 +50,13 @@ class Run:
 class Dataset:
     """`config.dataset`: what is learned."""
 
-    name: str = field("digits", "name of the data set", choices=DATASETS)
+    name: str = field("digits", "name of the data set", choices=NAMES)
     data_dir: str = field("data", "folder that data sets live in", alters_results=False)
     image_size: int = field(
         0, "height and width in pixels, 0 for that of the data set", least=0, most=10_000
     )
+    train_split: str = field("", "training images of a tfds set, such as train[:80%], empty: train")
+    test_split: str = field("", "its test images, empty: validation, or test if there is none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,8 +67,10 @@ def is_no_space(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if isinstance(error, ValueError) and os.strerror(errno.ENOSPC) in str(error):
-            return True  # as tensorstore says it
+        # as tensorstore and array_record say it
+        texts = isinstance(error, ValueError | RuntimeError)
+        if texts and os.strerror(errno.ENOSPC) in str(error):
+            return True
         error = error.__cause__ or error.__context__
     return False
 

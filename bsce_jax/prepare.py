@@ -5,11 +5,27 @@ Examples:
       download it (169 MB)
   python -m bsce_jax.prepare cifar100 --source ~/cifar-100-python.tar.gz --data_dir data
       use the official archive or the unpacked cifar-100-python folder; needs no network
+  python -m bsce_jax.prepare imagenet --source ~/ILSVRC2012 --data_dir data --size 256
+      from the official archives ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, with
+      ILSVRC2012_devkit_t12.tar.gz or a val.txt of lines `FILE CLASS`, or from a folder with
+      train/CLASS/*.JPEG and val/CLASS/*.JPEG. The same command goes on after an interruption.
+      Without --size the files are stored as they are
+  python -m bsce_jax.prepare imagenet_subset --classes 1993 --source ~/ILSVRC2012 --data_dir data
+      the 100 classes of LUCIR's code, chosen by the seed 1993. A FILE will do as well: classes, one
+      a line, or lines such as `val/n01440764/NAME.JPEG 0` with a label, as PODNet's val_100.txt
+  python -m bsce_jax.prepare imagenet --data_dir data --verify
+      compare the files with their SHA-256
+  python -m bsce_jax.prepare tfds:imagenet2012 --source ~/ILSVRC2012 --data_dir data
+      a set of tensorflow-datasets; --source is its folder of manual downloads. It needs TensorFlow
+      (pip install 'bsce_jax[tf]'); training then does not
 
-Exit codes: 0 done; 2 bad input; 130 stopped by Ctrl-C, with nothing left behind.
+Exit codes: 0 done; 2 bad input; 3 no space left; 130 stopped by Ctrl-C. After that the next call
+of imagenet goes on where it was, other data sets start anew.
 """
 
+import argparse
 import http.client
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -19,10 +35,11 @@ import urllib.request
 from collections.abc import Sequence
 
 from bsce_jax.cli import Parser
-from bsce_jax.data import DATASETS, cifar100
+from bsce_jax.data import DATASETS, NAMES, TFDS, cifar100
 from bsce_jax.errors import UserError, exit_on_user_error, unknown
 
 TIMEOUT = 10  # seconds without an answer
+LISTED = 10  # names of images that a report lists
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,20 +52,102 @@ def main(argv: Sequence[str] | None = None) -> None:
       UserError: the data set is not available, or cannot be written.
     """
     parser = Parser(prog="python -m bsce_jax.prepare", description=__doc__)
-    parser.add_argument("dataset", help=f"one of: {', '.join(DATASETS)}")
+    parser.add_argument("dataset", help=f"one of: {', '.join(NAMES)}")
     parser.add_argument("--source", type=pathlib.Path, help="the official archive or folder")
     parser.add_argument(
         "--data_dir", type=pathlib.Path, default="data", help="folder of data sets (default: data)"
     )
+    only = parser.add_argument_group("imagenet and imagenet_subset only")
+    only.add_argument("--size", type=int, help="store square JPEGs of this height and width")
+    only.add_argument("--classes", metavar="FILE|1993", help="the classes of imagenet_subset")
+    only.add_argument(
+        "--max_unreadable", type=int, metavar="N", help="images that may be left out (default: 0)"
+    )
+    only.add_argument("--verify", action="store_true", help="compare the files with their SHA-256")
     args = parser.read(argv)
+    if args.dataset in ("imagenet", "imagenet_subset"):
+        prepare_imagenet(args)
+        return
+    for option in ("size", "classes", "max_unreadable", "verify"):
+        if getattr(args, option):
+            raise UserError(f"--{option} is for imagenet and imagenet_subset, not {args.dataset}")
     if args.dataset == "digits":
         print("digits comes with the package: nothing to prepare")
     elif args.dataset == "cifar100":
         prepare_cifar100(args.source, args.data_dir)
     elif args.dataset in DATASETS:
         print(f"{args.dataset} is read directly from --config.dataset.data_dir: nothing to prepare")
+    elif args.dataset in NAMES:
+        prepare_tfds(args.dataset.removeprefix(TFDS), args.source, args.data_dir)
     else:
-        raise unknown("data set", args.dataset, DATASETS)
+        raise unknown("data set", args.dataset, NAMES)
+
+
+def prepare_imagenet(args: argparse.Namespace) -> None:
+    """Prepare ImageNet or a subset of it, unless it is there already, or verify it.
+
+    Args:
+      args: of the command line.
+
+    Raises:
+      UserError: invalid arguments, or for a reason of `imagenet_builder`.
+    """
+    from bsce_jax.data import imagenet, imagenet_builder  # imports tfds, which is slow
+
+    name = args.dataset
+    folder = args.data_dir / imagenet.PREPARED[name][0]
+    if args.verify:
+        print(f"{imagenet_builder.verify(folder)} files of {folder} have their SHA-256")
+        return
+    if os.path.isdir(folder):
+        imagenet_builder.check_options(folder, args.size, args.classes)
+        print(f"{name} is prepared already, in {folder}")
+        return
+    if args.source is None:
+        raise UserError(f"--source is missing: the folder of the archives or images of {name}")
+    if args.size is not None and not 1 <= args.size <= 10_000:
+        raise UserError(f"--size is {args.size}: it must be 1 to 10,000 pixels")
+    if args.classes is not None and name == "imagenet":
+        raise UserError("--classes is for imagenet_subset: imagenet has all classes of its source")
+    report = imagenet_builder.prepare(
+        name, args.source, args.data_dir, args.size, args.classes, args.max_unreadable or 0
+    )
+    train, test = report.images
+    print(f"{name} is prepared, in {report.folder}")
+    print(f"{report.classes} classes, {train:,} training and {test:,} test images")
+    print(f"{report.size / 1e6:,.1f} MB" + (f", {args.size}x{args.size} pixels" * bool(args.size)))
+    for what, names in (
+        ("CMYK", report.cmyk),
+        ("not JPEG", report.other),
+        ("unreadable, left out", report.unreadable),
+    ):
+        if names:
+            more = ", ..." if len(names) > LISTED else ""
+            print(f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}")
+    official = imagenet_builder.OFFICIAL
+    if name == "imagenet" and report.images != official:
+        print(f"ImageNet has {official[0]:,} training and {official[1]:,} test images")
+
+
+def prepare_tfds(name: str, manual: pathlib.Path | None, data_dir: pathlib.Path) -> None:
+    """Prepare a set of tensorflow-datasets as array_record, with TensorFlow.
+
+    Args:
+      name: `NAME[:VERSION]`.
+      manual: the folder of its manual downloads, if it needs any.
+      data_dir: the data folder.
+
+    Raises:
+      UserError: TensorFlow is not installed, or tfds cannot prepare the set.
+    """
+    from bsce_jax.data import prepared  # imports tfds, which is slow
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"preparing {TFDS}{name} needs TensorFlow: pip install 'bsce_jax[tf]', here or on "
+            "another machine; reading it afterwards does not"
+        )
+    print(f"{TFDS}{name} is prepared, in {prepared.make(name, manual, data_dir)}")
 
 
 def prepare_cifar100(source: pathlib.Path | None, data_dir: pathlib.Path) -> None:

@@ -2,10 +2,14 @@
 
 As `configs/imagenet_subset.py`, except for PODNet's weight decay of 1e-4, a memory of 20,000
 exemplars in total and, since the images are small, a ResNet-18 with a 3x3 stem for all methods. The
-images are in DATA_DIR/{train,val}/CLASS/*.JPEG. They are kept in host and device memory: at the 64
-pixels of this config the 1,281,167 training images take 16 GB, at 224 pixels they would take 193
-GB. The published figures are for 224 pixels.
+images are those that were prepared in DATA_DIR from the official archives, or of a tfds
+`imagenet2012` prepared as array_record there, or lie in DATA_DIR/imagenet/{train,val}/CLASS/*.JPEG
+or DATA_DIR/{train,val}/CLASS/*.JPEG. With `--size 256` they are decoded and resized once,
+and are smaller and faster to read; without it the files are kept as they are. The resident feed
+keeps the images in host and device memory: at the 64 pixels of this config the 1,281,167 training
+images take 16 GB, at 224 pixels they would take 193 GB. The published figures are for 224 pixels.
 
+    python -m bsce_jax.prepare imagenet --source ARCHIVES --data_dir DATA_DIR --size 256
     python -m bsce_jax.train --config imagenet:method=wa \
         --config.dataset.data_dir=DATA_DIR --workdir runs/imagenet
 
@@ -22,7 +26,7 @@ from bsce_jax import config
 def get_config(arg: str = "") -> ConfigDict:
     args = config.arguments(arg, method="il_baseline", loss=None, base=0, increment=100)
     c = config.default(args.method, args.loss)
-    c.dataset.name = "image_folder"
+    c.dataset.name = "imagenet"
     c.dataset.image_size = 64
     c.scenario.base = args.base
     c.scenario.increment = args.increment

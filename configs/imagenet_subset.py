@@ -6,11 +6,19 @@ here, and is fine-tuned on the balanced memory unless the loss is balanced. PODN
 ResNet-18, also brightness jitter, SGD at 0.05 with the cosine schedule, weight decay 5e-4, batch
 64, POD-spatial 8, POD-flat 10, and fine-tuning at 0.01.
 
-The images are in DATA_DIR/imagenet-subset/{train,val}/CLASS/*.jpg. Training images are resized to
-`dataset.image_size` when they are read, and are kept in host and device memory: at 224 pixels the
-129,000 training images take 19 GB. Training crops are taken from the resized images. Test images
-are the central 87.5 %, as with Resize(256) and CenterCrop(224). If the images are in
-DATA_DIR/imagenet-subset-84px/ instead, set `--config.dataset.image_size=84` and
+Two lists of 100 classes are in use. LUCIR's code takes, of the 1,000 sorted classes, the first 100
+of numpy's permutation by the seed 1993 (`--classes 1993`). PODNet's code has them in the files
+train_100.txt and val_100.txt (`--classes val_100.txt`): the first 100 of the sorted classes.
+Figures of one list do not compare with those of the other.
+
+    python -m bsce_jax.prepare imagenet_subset --classes 1993 \
+        --source ARCHIVES --data_dir DATA_DIR
+
+The images may also be in DATA_DIR/imagenet-subset/{train,val}/CLASS/*.jpg. Training images are
+resized to `dataset.image_size` when they are read, and the resident feed keeps them in host and
+device memory: at 224 pixels the 129,000 training images take 19 GB. Training crops are taken from
+the resized images. Test images are the central 87.5 %, as with Resize(256) and CenterCrop(224). If
+the images are in DATA_DIR/imagenet-subset-84px/ instead, set `--config.dataset.image_size=84` and
 `--config.model.name=resnet18_cifar`.
 
     python -m bsce_jax.train --config imagenet_subset:method=lucir \

@@ -47,7 +47,8 @@ def assert_same(a: data.Dataset, b: data.Dataset) -> None:
 
 
 def test_unknown_name_is_told_the_nearest_one() -> None:
-    assert list(data.DATASETS) == ["cifar100", "digits", "image_folder", "imagenet_subset"]
+    names = ["cifar100", "digits", "image_folder", "imagenet", "imagenet_subset"]
+    assert list(data.DATASETS) == names
     with pytest.raises(UserError, match=r"unknown data set 'cifar10'; did you mean cifar100\?"):
         data.load("cifar10", ".")
 

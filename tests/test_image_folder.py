@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from PIL import EpsImagePlugin, Image
 
 from bsce_jax import data
-from bsce_jax.data import image_folder
+from bsce_jax.data import decode, image_folder
 from bsce_jax.errors import UserError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -97,13 +97,13 @@ def test_images_come_by_record(folder: pathlib.Path) -> None:
 
 
 def test_only_images_asked_for_are_decoded(folder: pathlib.Path) -> None:
-    with mock.patch.object(Image, "open", wraps=Image.open) as opened:
+    with mock.patch.object(image_folder, "decode", wraps=decode.decode) as decoded:
         train = image_folder.load(folder, 4).train
         assert len(train.labels) == 3
         assert train.identity
-        assert not opened.called
+        assert not decoded.called
         train.images([1])
-    opened.assert_called_once_with(folder / "train" / "bee" / "2.png", formats=mock.ANY)
+    decoded.assert_called_once_with(mock.ANY, folder / "train" / "bee" / "2.png")
 
 
 def test_identity_is_of_names_and_sizes(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -112,6 +112,8 @@ def test_identity_is_of_names_and_sizes(folder: pathlib.Path, tmp_path: pathlib.
     shutil.copytree(folder, tmp_path / "copy")
     assert identity(tmp_path / "copy") == first  # wherever it lies
     assert identity(folder, 5) != first
+    with mock.patch.object(image_folder, "RULES", 1):  # images decoded otherwise are others
+        assert identity(folder) != first
     one = image_folder.load(folder, 4)
     assert one.train.identity != one.test.identity
     file = folder / "train" / "ant" / "x.png"
@@ -136,7 +138,7 @@ def test_every_kind_of_image_becomes_rgb(folder: pathlib.Path) -> None:
         Image.new("RGB", (6, 6), (1, 2, 3)).save(ant / name)
     Image.new("RGB", (6, 6), (1, 2, 3)).save(ant / "j.webp", lossless=True)
     pixels = image_folder.load(folder, 4).train.images(range(10))[:, 0, 0].astype(int)
-    expected = [[50] * 3, [0] * 3, [10, 20, 30], [255] * 3, [100, 150, 200]]
+    expected = [[50] * 3, [0] * 3, [255] * 3, [255] * 3, [100, 150, 200]]
     np.testing.assert_array_equal(pixels[:3], expected[:3])
     np.testing.assert_array_equal(pixels[5:], [[0] * 3, *[[1, 2, 3]] * 4])
     np.testing.assert_allclose(pixels[3:5], expected[3:], atol=3)  # JPEG loses something
@@ -222,7 +224,7 @@ def test_small_images_are_made_larger(folder: pathlib.Path) -> None:
 
 def refused(folder: pathlib.Path, size: int = 4) -> str:
     """Says why a folder is refused, before any file of it has been opened."""
-    with mock.patch.object(Image, "open"), pytest.raises(UserError) as error:
+    with mock.patch.object(image_folder, "decode"), pytest.raises(UserError) as error:
         data.load("image_folder", folder, size)
     return str(error.value)
 
@@ -282,15 +284,8 @@ def test_file_that_went_away_is_named(folder: pathlib.Path) -> None:
     file = folder / "train" / "bee" / "2.png"
     file.unlink()
     assert loaded.train.images([0, 2]).shape == (2, 4, 4, 3)  # of the others nothing is missed
-    with pytest.raises(UserError, match=r"cannot read .*2\.png as an image: .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*2\.png: No such file"):
         loaded.train.images([1])
-
-
-def test_decompression_bomb_is_refused(
-    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)  # Pillow refuses at twice that
-    assert "decompression bomb" in undecodable(folder)
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.float32])
@@ -320,7 +315,7 @@ def test_no_file_starts_a_program(
         image.load()  # the stub draws nothing
     assert trace.exists()  # it would run
     trace.unlink()
-    assert undecodable(folder).startswith(f"cannot read {file} as an image: cannot identify")
+    assert undecodable(folder).startswith(f"cannot read {file} as an image: it is no JPEG, PNG, ")
     assert not trace.exists()
 
 
@@ -350,7 +345,7 @@ def test_missing_subset_tells_where_it_goes(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError) as error:
         data.load("imagenet_subset", tmp_path, 84)
     assert str(error.value).startswith(
-        f"no ImageNet-subset in {tmp_path}: put it there as imagenet-subset or "
+        f"no imagenet_subset in {tmp_path}: put it there as imagenet-subset or "
         "imagenet-subset-84px, a folder with train/CLASS/*.jpg"
     )
 

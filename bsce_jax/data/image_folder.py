@@ -10,33 +10,24 @@ Loading only lists the files. Pillow decodes an image each time its record is re
 """
 
 import copy
-import dataclasses
 import functools
 import os
 import pathlib
-import struct
-import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from bsce_jax.data.crops import random_resized_crop
+from bsce_jax.data.decode import RULES, central_crop, decode, read_all, whole_square
 from bsce_jax.data.source import Dataset, ImageShape, digest
 from bsce_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# formats of a file's contents, whatever its name: for others Pillow may start a program
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # of ImageNet; the literature uses them for its subsets too
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# names of ImageNet-subset's folder in a data folder; the first that exists is read
-SUBSET_FOLDERS = ("imagenet-subset", "imagenet-subset-84px")
-
-_LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .png and others for .jpg)"
-# files that a thread decodes at a time
-_CHUNK = 8
+LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .png and others for .jpg)"
 
 
 def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
@@ -63,20 +54,7 @@ def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
         )
     if image_size < 1:
         raise UserError(f"dataset.image_size is {image_size}: it must be positive")
-    train = data_dir / "train"
-    test = data_dir / ("val" if os.path.isdir(data_dir / "val") else "test")
-    for folder in (train, test):
-        if not os.path.isdir(folder):
-            raise UserError(f"no folder {folder}: {data_dir} should hold {_LAYOUT}")
-    class_names = [entry.name for entry in _visible(train) if entry.is_dir()]
-    if not class_names:
-        raise UserError(f"no classes in {train}: {data_dir} should hold {_LAYOUT}")
-    test_names = [entry.name for entry in _visible(test) if entry.is_dir()]
-    if different := sorted(set(class_names) ^ set(test_names)):
-        here, there = (train, test) if different[0] in class_names else (test, train)
-        raise UserError(
-            f"class {different[0]} is in {here} and not in {there}: both need the same classes"
-        )
+    train, test, class_names = find(data_dir)
     return Dataset(
         name="image_folder",
         train=FolderSource(train, class_names, image_size, whole_square),
@@ -87,24 +65,27 @@ def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
     )
 
 
-def load_imagenet_subset(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
-    """List ImageNet-subset in a data folder: the original images, else those of 84 pixels.
-
-    Args:
-      data_dir: contains `imagenet-subset/` or `imagenet-subset-84px/`.
-      image_size: height and width of every image, in pixels.
+def find(data_dir: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, list[str]]:
+    """Find the folders of the two splits, and the names of the classes, sorted.
 
     Raises:
-      UserError: it contains neither, or for a reason of `load`.
+      UserError: the folder has another layout, or a split lacks a class.
     """
-    for name in SUBSET_FOLDERS:
-        if os.path.isdir(data_dir / name):
-            dataset = load(data_dir / name, image_size)
-            return dataclasses.replace(dataset, name="imagenet_subset")
-    raise UserError(
-        f"no ImageNet-subset in {data_dir}: put it there as {' or '.join(SUBSET_FOLDERS)}, "
-        f"a folder with {_LAYOUT}"
-    )
+    train = data_dir / "train"
+    test = data_dir / ("val" if os.path.isdir(data_dir / "val") else "test")
+    for folder in (train, test):
+        if not os.path.isdir(folder):
+            raise UserError(f"no folder {folder}: {data_dir} should hold {LAYOUT}")
+    class_names = [entry.name for entry in _visible(train) if entry.is_dir()]
+    if not class_names:
+        raise UserError(f"no classes in {train}: {data_dir} should hold {LAYOUT}")
+    test_names = [entry.name for entry in _visible(test) if entry.is_dir()]
+    if different := sorted(set(class_names) ^ set(test_names)):
+        here, there = (train, test) if different[0] in class_names else (test, train)
+        raise UserError(
+            f"class {different[0]} is in {here} and not in {there}: both need the same classes"
+        )
+    return train, test, class_names
 
 
 class FolderSource:
@@ -115,6 +96,10 @@ class FolderSource:
       class_names: the names of these folders.
       image_size: height and width of every image, in pixels.
       fit: converts an image of any size to that size: `whole_square` or `central_crop`.
+
+    Attributes:
+      files: the file of every record, as CLASS/NAME.
+      sizes: of these files, in bytes.
 
     Raises:
       UserError: a class has no images, or a file is empty.
@@ -128,23 +113,24 @@ class FolderSource:
         fit: Callable[[Image.Image, int], Image.Image],
     ):
         self._folder, self._size, self._fit = folder, image_size, fit
-        self._files: list[str] = []  # CLASS/NAME
-        self._bytes: list[int] = []
+        self.files: list[str] = []
+        self.sizes: list[int] = []
         counts = []
         for name in class_names:
             # files first: on most file systems is_file is free, and stat is not
-            found = [
-                entry
-                for entry in _visible(folder / name)
-                if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
-            ]
+            named = [e for e in _visible(folder / name) if e.name.lower().endswith(SUFFIXES)]
+            found = [entry for entry in named if entry.is_file()]
+            if len(found) < len(named):
+                lost = [e for e in named if e.is_symlink() and not os.path.exists(e)]
+                if lost:
+                    raise UserError(f"{lost[0].path} is a link to a file that is missing")
             if not found:
                 raise UserError(f"no images in {folder / name}: no {', '.join(SUFFIXES)}")
-            self._files += [f"{name}/{entry.name}" for entry in found]
-            self._bytes += [entry.stat().st_size for entry in found]
+            self.files += [f"{name}/{entry.name}" for entry in found]
+            self.sizes += [entry.stat().st_size for entry in found]
             counts.append(len(found))
-        if 0 in self._bytes:
-            empty = folder / self._files[self._bytes.index(0)]
+        if 0 in self.sizes:
+            empty = folder / self.files[self.sizes.index(0)]
             raise UserError(f"cannot read {empty} as an image: it is empty")
         self.labels: np.ndarray = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
@@ -155,23 +141,23 @@ class FolderSource:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A digest of the files' names, their sizes in bytes, and how images are resized."""
-        names = "\0".join(self._files)
-        how = f"{self._size} {self._fit.__name__}"
-        sizes = np.array(self._bytes, "<i8").tobytes()
+        """A digest of the files' names, their sizes in bytes, and how images are decoded."""
+        names = "\0".join(self.files)
+        how = f"{self._size} {self._fit.__name__} {RULES}"
+        sizes = np.array(self.sizes, "<i8").tobytes()
         return digest(how.encode(), os.fsencode(names), sizes)
 
     @property
     def keys(self) -> list[str]:
         """The file of every record and its size in bytes, CLASS/NAME:BYTES."""
-        return [f"{file}:{size}" for file, size in zip(self._files, self._bytes, strict=True)]
+        return [f"{file}:{size}" for file, size in zip(self.files, self.sizes, strict=True)]
 
     def subset(self, indices: Sequence[int]) -> "FolderSource":
         """Make the source of some of the records, in this order."""
         part = copy.copy(self)
         part.__dict__.pop("identity", None)  # computed from the lists below
-        part._files = [self._files[i] for i in indices]
-        part._bytes = [self._bytes[i] for i in indices]
+        part.files = [self.files[i] for i in indices]
+        part.sizes = [self.sizes[i] for i in indices]
         part.labels = self.labels[np.asarray(indices, np.intp)]
         return part
 
@@ -181,64 +167,38 @@ class FolderSource:
         Raises:
           UserError: a file that is not an image, or is damaged.
         """
-        files = [self._folder / self._files[i] for i in indices]
-        images = np.empty((len(files), *self.image_shape), np.uint8)
 
-        def fill(start: int) -> None:
-            for i, file in enumerate(files[start : start + _CHUNK], start):
-                images[i] = np.asarray(self._fit(read_rgb(file), self._size))
+        def read(record: int) -> np.ndarray:
+            image = read_rgb(self._folder / self.files[record])
+            return np.asarray(self._fit(image, self._size))
 
-        # threads, not processes: Pillow releases the GIL while it decodes
-        with ThreadPoolExecutor() as pool:
-            for _ in pool.map(fill, range(0, len(files), _CHUNK)):
-                pass
-        return images
+        return read_all(read, indices, self.image_shape)
+
+    def crops(self, indices: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        """Decode random-resized crops of some records, [k] and [k] -> uint8 [k, size, size, 3].
+
+        Raises:
+          UserError: as `images`.
+        """
+
+        def read(i: int) -> np.ndarray:
+            image = read_rgb(self._folder / self.files[indices[i]])
+            return np.asarray(random_resized_crop(image, self._size, seeds[i]))
+
+        return read_all(read, range(len(indices)), self.image_shape)
 
 
 def read_rgb(file: pathlib.Path) -> Image.Image:
     """Decode an image file to RGB.
 
     Raises:
-      UserError: a file that is not an image of a format in `FORMATS`, or is damaged.
+      UserError: a file that is missing, not an image, or damaged; see `decode.decode`.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip nearly all values to white
-                raise UserError(f"{file} has 16-bit or 32-bit grey values: convert it to 8 bits")
-            return image.convert("RGB")
-    except _MALFORMED as error:
-        raise UserError(f"cannot read {file} as an image: {error}") from error
-
-
-def whole_square(image: Image.Image, size: int) -> Image.Image:
-    """Crop the largest central square of an image, and resize it.
-
-    Args:
-      image: of any size.
-      size: height and width of the result, in pixels; bilinear and antialiased.
-    """
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
-def central_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize an image and crop its centre, as torchvision's Resize(256) and CenterCrop(224) do.
-
-    The shorter side is resized to size * 256 / 224 pixels and the central square of `size` pixels
-    is kept: 87.5 % of the shorter side. An image of size x size pixels is taken to be cropped
-    already, and is returned unchanged.
-
-    Args:
-      image: of any size.
-      size: height and width of the result, in pixels; bilinear and antialiased.
-    """
-    if image.size == (size, size):
-        return image
-    shorter = round(size * 256 / 224)
-    # in whole numbers: rounding errors must not change the size by a pixel
-    width, height = (side * shorter // min(image.size) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    return decode(content, file)
 
 
 def _visible(folder: pathlib.Path) -> list[os.DirEntry[str]]:
@@ -249,15 +209,3 @@ def _visible(folder: pathlib.Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}") from error
     return sorted(found, key=lambda entry: entry.name)
-
-
-# what decoding arbitrary bytes can raise
-_MALFORMED = (
-    Image.DecompressionBombError,
-    EOFError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)

@@ -71,7 +71,13 @@ class Problem:
                 "train.replay_batch_size=0"
             )
         named = config.dataset
-        self.dataset = dataset or data.load(named.name, named.data_dir, named.image_size or None)
+        self.dataset = dataset or data.load(
+            named.name,
+            named.data_dir,
+            named.image_size or None,
+            named.train_split,
+            named.test_split,
+        )
         if self.crops_sources and not isinstance(self.dataset.train, data.CroppingSource):
             raise UserError(
                 f"train.augmentation is {config.train.augmentation}: {self.dataset.name} has no "

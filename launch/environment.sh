@@ -1,11 +1,18 @@
-# Make .venv in the checkout, and again when constraints.txt or pyproject.toml changes.
-# The scripts in this folder source it; the argument is the extras to install, such as "[dev]".
-# PYTHON is the interpreter, python3 by default.
+# shellcheck shell=bash
+# What the scripts in this folder share; they source it.
 
+# Make .venv in the checkout, and again when pyproject.toml or the lock file changes.
+# The argument is the extra to install (dev, cuda, tpu); its packages, versions and hashes are in
+# launch/lock/. PYTHON is the interpreter, python3 by default.
 make_environment() {
-  local extras=${1:-} stamp
-  stamp=$(cat pyproject.toml constraints.txt <(echo "$extras") | sha256sum)
-  if [ "$(cat ".venv/stamp$extras" 2>/dev/null)" = "$stamp" ]; then return; fi
+  local extra=${1:-base} lock install stamp
+  lock=launch/lock/$extra.txt
+  if [ ! -f "$lock" ]; then
+    echo "error: ACCELERATOR=$extra: it is cuda, tpu or, for CPUs, not set" >&2
+    exit 2
+  fi
+  stamp=$(cat pyproject.toml "$lock" | sha256sum)
+  if [ "$(cat ".venv/stamp-$extra" 2>/dev/null)" = "$stamp" ]; then return; fi
   "${PYTHON:-python3}" - <<'PY'
 import sys
 if sys.version_info < (3, 11):
@@ -14,7 +21,20 @@ if sys.version_info < (3, 11):
 PY
   echo "installing into .venv (about a minute, about 1 GB) ..." >&2
   "${PYTHON:-python3}" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
-    --constraint constraints.txt --editable ".$extras"
-  echo "$stamp" > ".venv/stamp$extras"
+  install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+  # setuptools comes first: with it from the lock file, no build fetches what has no hash
+  "${install[@]}" --require-hashes -r <(sed -n '/^setuptools==/,/[^\\]$/p' "$lock")
+  "${install[@]}" --require-hashes --use-pep517 --no-build-isolation -r "$lock"
+  # setuptools warns of what every editable installation is
+  PYTHONWARNINGS=ignore "${install[@]}" --no-deps --use-pep517 --no-build-isolation --editable .
+  echo "$stamp" > ".venv/stamp-$extra"
+}
+
+# Run a command; with DRY_RUN set, print it instead.
+run() {
+  if [ -z "${DRY_RUN:-}" ]; then
+    "$@"
+  else
+    echo "${*@Q}" | sed -E "s/'([A-Za-z0-9_.,:=@%+/-]+)'/\\1/g" # quotes where they are needed
+  fi
 }

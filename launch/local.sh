@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Train on this machine: bash launch/local.sh --config configs/digits.py --workdir runs/digits
 # It makes the environment first. All arguments are passed to bsce_jax.train.
+# ACCELERATOR is cuda for NVIDIA GPUs, tpu for Cloud TPUs; without it the CPUs are used.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$here/launch/environment.sh"
-(cd "$here" && make_environment)
-exec "$here/.venv/bin/python" -m bsce_jax.train "$@"
+(cd "$here" && run make_environment "${ACCELERATOR:-base}")
+run exec "$here/.venv/bin/python" -m bsce_jax.train "$@"

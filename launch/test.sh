@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
-make_environment "[dev]"
+make_environment dev
 exec .venv/bin/python -m pytest --numprocesses 2 "$@"

@@ -1,0 +1,72 @@
+"""A small checkout to try the scripts of launch/ in, without training and without a cloud."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Checkout:
+    """A folder with launch/ and a .venv whose python is `stand_in.py`; PATH has the stubs first.
+
+    Args:
+      folder: where to make it.
+      stubs: programs by name, as shell scripts; what they are called with is appended to `calls`.
+    """
+
+    def __init__(self, folder: pathlib.Path, stubs: Mapping[str, str] = {}):
+        self.path = folder / "checkout"
+        shutil.copytree(ROOT / "launch", self.path / "launch")
+        script = self.path / "launch" / "environment.sh"
+        script.write_text(script.read_text() + "make_environment() { :; }\n")
+        stand_in = (ROOT / "tests" / "stand_in.py").read_text()
+        program(self.path / ".venv" / "bin" / "python", f"#!{sys.executable}\n{stand_in}")
+        self.calls = folder / "calls"
+        self.calls.touch()
+        for name, text in stubs.items():
+            head = f'#!/usr/bin/env bash\necho "{name} $*" >> {self.calls}\n'
+            program(folder / "bin" / name, head + text)
+        self.environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+    def start(self, script: str, *args: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a script of launch/, as the leader of a session, with its output as one text."""
+        return subprocess.Popen(
+            ["bash", f"launch/{script}", *args],
+            cwd=self.path,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, script: str, *args: str, code: int = 0, **environment: str) -> str:
+        """Run a script of launch/, which must end with this exit code.
+
+        Returns:
+          What it printed.
+        """
+        started = self.start(script, *args, **environment)
+        printed, _ = started.communicate(timeout=60)
+        assert started.returncode == code, printed
+        return printed
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; after a minute it is taken for never."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def program(path: pathlib.Path, text: str) -> None:
+    """Write a script that can be executed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)

@@ -1,0 +1,137 @@
+"""launch/slurm.sbatch in a SLURM of its own, with one node of two cores: this machine."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from launch_tools import Checkout, wait_for
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (shutil.which("slurmctld") and shutil.which("munged")),
+        reason="needs apt-get install --no-install-recommends slurm-wlm munge",
+    ),
+    pytest.mark.skipif(os.getuid() != 0, reason="slurmd starts only as root"),
+]
+
+CONFIGURATION = """
+ClusterName=tiny
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE OverSubscribe=FORCE:4 State=UP
+"""
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Start munged, slurmctld and slurmd, and name them to the SLURM commands."""
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "spool").mkdir()
+    (folder / "munge.key").write_bytes(os.urandom(1024))
+    (folder / "munge.key").chmod(0o400)
+    host = socket.gethostname().split(".")[0]
+    text = CONFIGURATION.format(folder=folder, host=host, ports=_free_ports(2))
+    (folder / "slurm.conf").write_text(text)
+    places = ["key-file=munge.key", "socket=munge.socket", "pid-file=munged.pid"]
+    places += ["log-file=munged.log", "seed-file=munged.seed"]
+    options = [f"--{place.replace('=', f'={folder}/')}" for place in places]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        try:
+            for command in (["munged", "--force", *options], ["slurmctld"], ["slurmd"]):
+                subprocess.run(command, check=True, capture_output=True)
+            wait_for(lambda: subprocess.getoutput("sinfo --noheader --format=%t") == "idle")
+            yield
+        finally:
+            for name in ("slurmd", "slurmctld", "munged"):
+                if (folder / f"{name}.pid").exists():
+                    os.kill(int((folder / f"{name}.pid").read_text()), signal.SIGTERM)
+
+
+def _submit(tmp_path: pathlib.Path, config: str) -> str:
+    checkout = Checkout(tmp_path)
+    job = ["sbatch", "--parsable", f"--chdir={checkout.path}", "--ntasks-per-node=2"]
+    job += [f"--output={tmp_path}/log", "launch/slurm.sbatch"]
+    train = ["--config", config, "--workdir", str(tmp_path)]
+    started = subprocess.run(
+        [*job, *train],
+        check=True,
+        cwd=checkout.path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    return started.stdout.strip()
+
+
+def _wait_for_state(job: str, state: str) -> str:
+    """Wait until a job is in a state; return all that SLURM knows about the job."""
+    wait_for(lambda: f"JobState={state} " in _slurm("scontrol", "show", "job", job))
+    return _slurm("scontrol", "show", "job", job)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_job_that_is_told_to_stop_queues_again_and_resumes(tmp_path: pathlib.Path) -> None:
+    job = _submit(tmp_path, "wait")
+    wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2)
+    _slurm("scancel", "--signal=TERM", job)
+    assert "Restarts=1 " in _wait_for_state(job, "PENDING")
+    assert [file.read_text() for file in sorted(tmp_path.glob("*.stopped"))] == ["SIGTERM"] * 2
+    _slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait two minutes
+    assert "Restarts=1 " in _wait_for_state(job, "COMPLETED")
+    assert sorted(file.name for file in tmp_path.glob("*.done")) == ["0.done", "1.done"]
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_job_with_a_process_that_fails_ends_and_does_not_come_back(
+    tmp_path: pathlib.Path,
+) -> None:
+    job = _submit(tmp_path, "fail")
+    ended = _wait_for_state(job, "FAILED")
+    assert "Restarts=0 " in ended
+    assert "ExitCode=7:0" in ended
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_job_that_is_cancelled_does_not_come_back(tmp_path: pathlib.Path) -> None:
+    job = _submit(tmp_path, "wait")
+    wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2)
+    _slurm("scancel", job)
+    assert "Restarts=0 " in _wait_for_state(job, "CANCELLED")
+    wait_for(lambda: len(list(tmp_path.glob("*.stopped"))) == 2)

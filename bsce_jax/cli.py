@@ -93,10 +93,12 @@ class Parser(argparse.ArgumentParser):
         flag, _, value = word.partition("=")
         name = flag.lstrip("-")
         options = {option.lstrip("-"): option for a in self._actions for option in a.option_strings}
-        meant = _field_meant(name, 1) if self.takes_fields else None
         near = nearest(name, options)
-        if meant is None and not near and self.takes_fields:
-            meant = _field_meant(name, 0.75)
+        meant = (
+            _field_meant(name, 0.75)
+            if self.takes_fields and not nearest(name, options, 0.75)
+            else None
+        )
         if meant is not None:
             value = value or ("VALUE" if following.startswith("-") else following) or "VALUE"
             return UserError(f"unknown flag {flag!r}: say {_PREFIX}{meant}={value}")

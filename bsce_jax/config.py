@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from bsce_jax import memory
 from bsce_jax.data import NAMES
 from bsce_jax.data.augment import make_augment
-from bsce_jax.data.feed import FEEDS
+from bsce_jax.data.stream import FEEDS
 from bsce_jax.errors import UserError, unknown
 from bsce_jax.fields import Field, field, fields_of
 from bsce_jax.methods import METHODS, Method

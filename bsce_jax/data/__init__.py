@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from bsce_jax.data import cifar100, cifar100_load, digits, stream
+from bsce_jax.data import cifar100, cifar100_load, digits
 from bsce_jax.data.source import (
     DATASETS,
     ArraySource,
@@ -28,7 +28,6 @@ __all__ = [
     "cifar100_load",
     "digits",
     "load",
-    "stream",
 ]
 
 

@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bsce_jax.data.feed import FEEDS, Feed, ResidentFeed
 from bsce_jax.data.source import CroppingSource, Source
 
+__all__ = ["FEEDS", "StreamedFeed"]  # all feeds, with these
+
 # part of a device's memory, and of the host's, that resident images may take
 RESIDENT_SHARE = 0.25
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 
 import jax
 
@@ -45,6 +46,9 @@ def keep_programs() -> None:
     for name, value in settings.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
+    # A process that is killed while it writes an entry leaves a part of it. jax notices that and
+    # compiles the program again, but warns of it in every later process.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
 
 
 class Clock:

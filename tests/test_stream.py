@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
 from tiny_run import (
     assert_same_run,
     flat_images,
@@ -18,7 +19,7 @@ from tiny_run import (
     without_timing,
 )
 
-from bsce_jax.data import ArraySource, Dataset, stream
+from bsce_jax.data import ArraySource, Dataset, crops, load, stream
 from bsce_jax.data.feed import FEEDS, ResidentFeed
 from bsce_jax.data.stream import StreamedFeed
 from bsce_jax.errors import UserError
@@ -158,3 +159,75 @@ def test_an_error_is_raised_where_the_thing_is_taken_and_ends_the_thread() -> No
     assert next(things) == 0
     with pytest.raises(UserError, match="one"):
         next(things)
+
+
+# --- crops of stored images
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Four classes of noise in files of 20x14 pixels."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat", "dog"):
+        for split, count in (("train", 10), ("val", 2)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (14, 20, 3), np.uint8))
+                image.save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def crop_config(files: pathlib.Path, **fields: Any) -> Any:
+    base = {
+        "dataset.name": "image_folder",
+        "dataset.data_dir": str(files),
+        "dataset.image_size": 8,
+        "scenario.base": 2,
+        "scenario.increment": 2,
+        "train.augmentation": "source_crop+flip",
+        "train.batch_size": 8,
+    }
+    more = {name.replace("__", "."): value for name, value in fields.items()}
+    return make_config("il_baseline", "balanced_softmax", {**base, **more})
+
+
+def test_a_row_of_crops_is_cut_from_the_files(files: pathlib.Path) -> None:
+    source = load("image_folder", files, 8).train
+    feed = StreamedFeed(source, np.arange(40), mesh_lib.make_mesh())
+    records = np.array([[3, 31], [3, 0]])
+    seeds = crops.seeds(0, 1, 2, records)
+    row = np.asarray(feed.put_crops(records, seeds))
+    assert row.shape == (2, 2, 8, 8, 3)
+    for place, record in np.ndenumerate(records):
+        name = ("ant", "bee", "cat", "dog")[record // 10]
+        with Image.open(files / "train" / name / f"{record % 10}.png") as image:
+            wanted = crops.random_resized_crop(image, 8, int(seeds[place]))
+        np.testing.assert_array_equal(row[place], wanted)
+    np.testing.assert_array_equal(row[0, 0], row[1, 0])  # the same record in the same epoch
+
+
+def test_a_run_on_crops_resumes_bit_for_bit(files: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    made = crop_config(files)
+    straight = run(made, tmp_path / "straight")
+    with pytest.MonkeyPatch.context() as patch:  # other pieces, other threads
+        patch.setattr(problem_lib, "CHUNK_BYTES", 2 * 8 * 192)
+        again = load("image_folder", files, 8)
+        results = run_with_interruption(made, again, tmp_path / "run", "stopped", task=1, epoch=2)
+    assert without_timing(results) == without_timing(straight)
+    whole = run(crop_config(files, train__augmentation="flip"), tmp_path / "whole")
+    assert whole["cnn"] != straight["cnn"] or whole["memory"] != straight["memory"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"runtime__feed": "resident"}, "runtime.feed is resident: .* needs streamed"),
+        ({"dataset__name": "digits"}, "digits has no image files to crop, use resized_crop"),
+    ],
+)
+def test_what_cannot_be_cropped_is_refused(
+    fields: dict[str, str], message: str, files: pathlib.Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        problem_lib.Problem(crop_config(files, **fields))

@@ -57,9 +57,9 @@ class Checkout:
         return printed
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; after a minute it is taken for never."""
-    end = time.monotonic() + 60
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something is so; after some seconds it is taken for never."""
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -4,7 +4,10 @@ import os
 import pathlib
 
 import numpy as np
+import pytest
 from faults import cases, damage, kill, starve
+
+from bsce_jax.training.problem import Problem
 
 CASE = "image files"
 FOREVER = float("inf")
@@ -52,3 +55,9 @@ def test_the_comparison_sees_a_difference(tmp_path: pathlib.Path) -> None:
     found = cases.differences(tmp_path / "one", tmp_path / "other")
     assert {"metrics.jsonl", "results.json", "model/task_02.npz"} <= set(found)
     assert not cases.differences(tmp_path / "one", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_case_is_a_run(name: str, tmp_path: pathlib.Path) -> None:
+    case = cases.CASES[name]
+    Problem(cases.config(case), cases.data(case, tmp_path / "images"))

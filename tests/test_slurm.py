@@ -1,5 +1,6 @@
 """launch/slurm.sbatch in a SLURM of its own, with one node of two cores: this machine."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 from launch_tools import Checkout, wait_for
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 pytestmark = [
     pytest.mark.skipif(
@@ -135,3 +138,32 @@ def test_a_job_that_is_cancelled_does_not_come_back(tmp_path: pathlib.Path) -> N
     _slurm("scancel", job)
     assert "Restarts=0 " in _wait_for_state(job, "CANCELLED")
     wait_for(lambda: len(list(tmp_path.glob("*.stopped"))) == 2)
+
+
+@pytest.mark.usefixtures("slurm")
+def test_a_run_trains_in_two_tasks_is_told_to_stop_and_goes_on(tmp_path: pathlib.Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    submit = ["sbatch", "--parsable", f"--chdir={ROOT}", "--ntasks-per-node=2", f"--output={log}"]
+    train = ["launch/slurm.sbatch", "--config=digits:base=5,increment=5", f"--workdir={folder}"]
+    train += ["--config.train.epochs=12", "--config.runtime.checkpoint_epochs=100"]
+    job = _slurm(*submit, *train)
+
+    def begun() -> bool:
+        entries = folder / "metrics.jsonl"
+        return entries.exists() and '"epoch": 1,' in entries.read_text()
+
+    wait_for(begun, seconds=120)
+    _slurm("scancel", "--signal=TERM", job)
+    assert "Restarts=1 " in _wait_for_state(job, "PENDING")
+    _slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(lambda: (folder / "results.json").exists() and _ended(job), seconds=120)
+    assert "Restarts=1 " in _wait_for_state(job, "COMPLETED")
+    printed = log.read_text()
+    assert printed.count("stopped; the same command goes on") == 1
+    assert "resuming task" in printed
+    assert printed.count("average incremental accuracy") == 1
+    assert len(json.loads((folder / "results.json").read_text())["cnn"]["accuracy"]) == 2
+
+
+def _ended(job: str) -> bool:
+    return "JobState=RUNNING " not in _slurm("scontrol", "show", "job", job)

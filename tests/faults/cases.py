@@ -42,7 +42,6 @@ CASES = {
     "learned weight": Case("il_baseline", "meta_balanced_softmax", BASE),
     "replayed batches": Case("replay", "cross_entropy", BASE | {"train.replay_batch_size": 8}),
     "total budget": Case("icarl", "balanced_softmax", BASE | {"memory.policy": "total"}),
-    "adam": Case("wa", "balanced_softmax", BASE | {"train.optimizer": "adam"}),
     "all models": Case("il_baseline", "cross_entropy", BASE | {"runtime.keep_models": "all"}),
     "image files": Case("il_baseline", "balanced_softmax", BASE, folder=True),
 }

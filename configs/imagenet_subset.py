@@ -11,14 +11,17 @@ of numpy's permutation by the seed 1993 (`--classes 1993`). PODNet's code has th
 train_100.txt and val_100.txt (`--classes val_100.txt`): the first 100 of the sorted classes.
 Figures of one list do not compare with those of the other.
 
+Training crops are cut from the stored images while the devices compute, as torchvision's
+RandomResizedCrop does. With `--config.train.augmentation=resized_crop+flip` they are cut on the
+devices, from squares of `dataset.image_size` pixels; the squares then stay in device memory if they
+fit (at 224 pixels the 129,000 training images take 19 GB). Test images are the central 87.5 %, as
+with Resize(256) and CenterCrop(224).
+
     python -m bsce_jax.prepare imagenet_subset --classes 1993 \
         --source ARCHIVES --data_dir DATA_DIR
 
-The images may also be in DATA_DIR/imagenet-subset/{train,val}/CLASS/*.jpg. Training images are
-resized to `dataset.image_size` when they are read, and the resident feed keeps them in host and
-device memory: at 224 pixels the 129,000 training images take 19 GB. Training crops are taken from
-the resized images. Test images are the central 87.5 %, as with Resize(256) and CenterCrop(224). If
-the images are in DATA_DIR/imagenet-subset-84px/ instead, set `--config.dataset.image_size=84` and
+The images may also be in DATA_DIR/imagenet-subset/{train,val}/CLASS/*.jpg. If they
+are in DATA_DIR/imagenet-subset-84px/ instead, set `--config.dataset.image_size=84` and
 `--config.model.name=resnet18_cifar`.
 
     python -m bsce_jax.train --config imagenet_subset:method=lucir \
@@ -45,14 +48,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.epochs = 90
     c.train.milestones = (1 / 3, 2 / 3)
     c.train.weight_decay = 1e-4
-    c.train.augmentation = "resized_crop+flip"
+    c.train.augmentation = "source_crop+flip"
     c.runtime.dtype = "bfloat16"
     if args.method == "lucir":
         c.method.less_forget = 10.0
         c.method.finetune_epochs = 20
     if args.method == "podnet":
         c.model.name = "resnet18_podnet"
-        c.train.augmentation = "resized_crop+flip+brightness"
+        c.train.augmentation = "source_crop+flip+brightness"
         c.train.batch_size = 64
         c.train.learning_rate = 0.05
         c.train.schedule = "cosine"

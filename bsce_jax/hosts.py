@@ -93,6 +93,8 @@ def ending_together() -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if count() == 1:
             raise
+        if isinstance(error, KeyboardInterrupt):
+            os._exit(130)
         if isinstance(error, UserError):
             report(error)
             os._exit(error.exit_code)

@@ -87,7 +87,9 @@ def run(
                 predictions.read(path, task)  # find missing files before training
             trainer = trainer or Trainer(problem)
             hosts.barrier("opened")  # before the main process alters what the others have read
-            with _log(path, problem, progress) as entries:
+            if hosts.is_main():
+                known.write(path, problem.dataset)
+            with _log(path, progress) as entries:
                 run = _Run(trainer, path, claim, progress, checkpoints, entries, stop, display)
                 return run.tasks()
 
@@ -107,10 +109,9 @@ def _claimed(
 
 
 @contextlib.contextmanager
-def _log(folder: pathlib.Path, problem: Problem, progress: Progress) -> Iterator[log.Log | None]:
+def _log(folder: pathlib.Path, progress: Progress) -> Iterator[log.Log | None]:
     """Open the log, which only the main process does."""
     if hosts.is_main():
-        known.write(folder, problem.dataset)
         with log.Log(folder, progress.log_bytes, progress.total_steps) as entries:
             yield entries
     else:

@@ -11,8 +11,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bsce_jax.errors import UserError
 from bsce_jax.files import write_json
 from bsce_jax.methods import METHODS
+from bsce_jax.runs.results import is_whole
 from bsce_jax.train import parse
 from bsce_jax.training import compiler
 from bsce_jax.training.loop import run
@@ -60,8 +62,22 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
 
 
 def read(paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
-    """Read the files of the finished runs."""
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+    """Read the files of the finished runs.
+
+    Raises:
+      UserError: one is damaged.
+    """
+    found = []
+    for path in paths:
+        if path.exists():
+            try:
+                value = json.loads(path.read_bytes())
+            except (OSError, RecursionError, ValueError) as error:
+                raise UserError(f"cannot read {path}: {error}") from error
+            if not is_whole(value):
+                raise UserError(f"{path} has not the figures of a run: remove it to train again")
+            found.append(value)
+    return found
 
 
 def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
@@ -73,8 +89,8 @@ def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
 def fill(page: pathlib.Path, mark: str, text: str) -> None:
     """Put text between `<!-- mark -->` and `<!-- end mark -->` of a page."""
     start, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
-    before, found, rest = page.read_text().partition(start)
+    before, found, rest = page.read_text("utf-8").partition(start)
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{page} has no {start.strip()} with its end")
-    page.write_text(f"{before}{start}{text}\n{end}{after}")
+    page.write_text(f"{before}{start}{text}\n{end}{after}", "utf-8")

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bsce_jax.cli import Parser
-from bsce_jax.errors import exit_on_user_error
+from bsce_jax.errors import UserError, exit_on_user_error
 
 CLASSES, OLD, BATCH, PER_CLASS = 100, 50, 128, 50
 MEAN, STD = 0.5, 0.25
@@ -177,12 +177,16 @@ def _time(step: Callable[[], None], device: torch.device, seconds: float) -> flo
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--feed", choices=("loader", "resident"), default="loader")
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, help="of the loader, default: 4")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
     args = parser.read()
+    if args.workers is not None and args.feed != "loader":
+        raise UserError(f"--workers={args.workers} is for --feed=loader")
+    if args.workers is None:
+        args.workers = 4
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

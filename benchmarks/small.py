@@ -11,13 +11,14 @@ method's own loss and the balanced one. Another number of `--epochs` than 5 is a
 
 import os
 import pathlib
+import sys
 from typing import Any
 
 import common
 
 from bsce_jax.cli import Parser
 from bsce_jax.data import load
-from bsce_jax.errors import exit_on_user_error, unknown
+from bsce_jax.errors import UserError, exit_on_user_error, unknown
 from bsce_jax.methods import METHODS
 from bsce_jax.methods.criterion import CRITERIA
 from bsce_jax.scenario import class_order
@@ -109,6 +110,8 @@ def main() -> None:
         if seed not in SEEDS:
             raise unknown("seed", seed, SEEDS)
     if args.table:
+        if len(sys.argv) > 2:
+            raise UserError("--table writes all runs that are finished: give it alone")
         for epochs in EPOCHS:
             common.fill(PAGE, f"table of {epochs} epochs", table(epochs))
         return

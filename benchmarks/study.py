@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import common
 
 from bsce_jax.cli import Parser
-from bsce_jax.errors import exit_on_user_error, unknown
+from bsce_jax.errors import UserError, exit_on_user_error, unknown
 
 
 class Protocol(NamedTuple):
@@ -113,6 +113,8 @@ def main() -> None:
         raise unknown("method of the study", method, METHODS)
     for seed in set(args.seeds) - set(range(len(ORDERS))):
         raise unknown("seed", seed, range(len(ORDERS)))
+    if args.list and args.overrides:
+        raise UserError(f"--list trains nothing: leave out --config.{next(iter(args.overrides))}")
     more = {"dataset.data_dir": os.path.abspath(args.data_dir), **args.overrides}
     for run in all_runs(args.reduced):
         if run.seed in args.seeds and run.method in args.methods:

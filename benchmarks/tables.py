@@ -25,7 +25,7 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
     """Read the published figures of a protocol, by method: `average / last (source)`."""
     memory = "20/class" if protocol.policy == "per_class" else f"{protocol.size} total"
     found = defaultdict(list)
-    with (common.ROOT / "benchmarks" / "published.csv").open() as file:
+    with (common.ROOT / "benchmarks" / "published.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             method = PUBLISHED.get(row["method"], row["method"])
             augmentation = BRIGHTNESS if method == "podnet" else "crop+flip"
@@ -69,9 +69,8 @@ def table(protocol: Protocol, reduced: bool) -> str | None:
 
 
 def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
-    if any(one[kind] is None for one in found):
-        return "-"
-    return common.mean_and_deviation([one[kind][name] for one in found], digits=2)
+    values = [one[kind] and one[kind][name] for one in found]
+    return "-" if None in values else common.mean_and_deviation(values, digits=2)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import common
 
 from bsce_jax.cli import Parser
-from bsce_jax.errors import exit_on_user_error
+from bsce_jax.errors import UserError, exit_on_user_error
 
 OURS = ["--config=cifar100", "--parts=steps", "--methods=il_baseline"]
 PEERS = {
@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", help="a JSON file for all figures")
     args = parser.read()
+    if args.pairs < 1:
+        raise UserError(f"--pairs is {args.pairs}: at least 1 is right")
     ours = ["-m", "bsce_jax.bench", *OURS, f"--seconds={args.seconds}"]
     ours += ["--config.runtime.dtype=bfloat16"] if args.bfloat16 else []
     more = [f"--seconds={args.seconds}", *(["--bfloat16"] if args.bfloat16 else [])]

@@ -185,6 +185,8 @@ def _load(given: str, overrides: Mapping[str, str]) -> _Loaded:
         # the method and the loss decide the fields and defaults: pass them to the config file
         name = fields.pop(f"{part}.name", None)
         if name is not None:
+            if "," in name:  # would be another argument
+                raise UserError(f"{part}.name is {name!r}: one name is right")
             argument += f"{',' if argument else ''}{part}={name}"
     config.taken.clear()
     sections, doc = (_read_json(path), "") if path.suffix == ".json" else _run(path, argument)
@@ -236,7 +238,7 @@ def _find(name: str) -> pathlib.Path:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        sections = json.loads(path.read_text())
+        sections = json.loads(path.read_bytes())
     except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(sections, dict):

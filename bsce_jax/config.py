@@ -214,6 +214,35 @@ def check(config: ConfigDict | FrozenConfigDict) -> None:
     _checked(config.to_dict())
 
 
+def check_model(sections: Mapping[str, Any]) -> None:
+    """Check the fields of a stored config that the model is made from: the method and the network.
+
+    Other fields may have names that are not registered here. A field of the method that is missing
+    has its default.
+
+    Raises:
+      UserError: a field that is invalid, or missing, or that the method does not have.
+    """
+    values = flat(sections)
+    described = {
+        "method.name": fields_of(MethodName)["name"],
+        "model.name": fields_of(Model)["name"],
+        "runtime.dtype": fields_of(Runtime)["dtype"],
+    }
+    for path, one in described.items():
+        if path not in values:
+            raise UserError(f"the config has no {path}")
+        one.check(values[path], path)
+    method: type = METHODS[values["method.name"]]
+    own = fields_of(method)
+    described |= {f"method.{name}": one for name, one in own.items()}
+    for path, value in values.items():
+        if path in described:
+            described[path].check(value, path)
+        elif path.startswith("method."):
+            raise no_such_field(path, described)
+
+
 def from_dict(sections: Mapping[str, Any]) -> ConfigDict:
     """Make a locked config from the contents of a `config.json`; see `check`."""
     return _locked(_checked(sections))

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -121,9 +122,13 @@ def report(error: UserError) -> None:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run a command; turn a `UserError` into one line on stderr and exit code 2.
 
+    Characters that stdout's encoding lacks are escaped, as on stderr.
+
     After a signal the exit code is the shell's usual one (130 for Ctrl-C), without a traceback. If
     the reader of stdout has closed it, as `head` does, the exit code is 141.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             main()

@@ -12,6 +12,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from bsce_jax.errors import UserError, unknown
 
 INDENT = 36  # column of the meanings in a help text
@@ -162,17 +164,26 @@ class Field:
             raise UserError(f"{path} is {value!r}: it must be {self.domain}")
         if self.choices is not None and value not in self.choices:
             raise unknown(path, value, self.choices)
-        if kind in (int, float):
-            inside = {
-                "least": lambda bound: value >= bound,
-                "above": lambda bound: value > bound,
-                "most": lambda bound: value <= bound,
-                "below": lambda bound: value < bound,
-            }
-            right = all(inside[name](bound) for name, bound in self.bounds.items())
-            if not (right and math.isfinite(value)):
+        if kind is int and not self._has_inside(value):
+            raise UserError(f"{path} is {value}: it must be {self.domain}")
+        if kind is float:
+            if not (math.isfinite(value) and self._has_inside(value)):
                 raise UserError(f"{path} is {value}: it must be {self.domain}")
+            with np.errstate(over="ignore"):
+                single = float(np.float32(value))  # what a run computes with
+            if not (math.isfinite(single) and self._has_inside(single)):
+                raise UserError(f"{path} is {value}, {single} in float32: it must be {self.domain}")
         return value
+
+    def _has_inside(self, number: float) -> bool:
+        """Tell whether a number is inside the bounds."""
+        inside = {
+            "least": lambda bound: number >= bound,
+            "above": lambda bound: number > bound,
+            "most": lambda bound: number <= bound,
+            "below": lambda bound: number < bound,
+        }
+        return all(inside[name](bound) for name, bound in self.bounds.items())
 
 
 @functools.cache

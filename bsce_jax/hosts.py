@@ -68,12 +68,13 @@ def _finds_others() -> bool:
 
 def count() -> int:
     """Count the processes."""
-    return jax.process_count()
+    # asking jax for them would start the devices
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
     """Tell whether this process writes files and prints."""
-    return jax.process_index() == 0
+    return count() == 1 or jax.process_index() == 0
 
 
 def barrier(name: str) -> None:

@@ -71,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for option in ("size", "classes", "max_unreadable", "verify"):
         if getattr(args, option):
             raise UserError(f"--{option} is for imagenet and imagenet_subset, not {args.dataset}")
-    if args.dataset == "digits":
-        print("digits comes with the package: nothing to prepare")
-    elif args.dataset == "cifar100":
+    if args.dataset == "cifar100":
         prepare_cifar100(args.source, args.data_dir)
+    elif args.source is not None and args.dataset in DATASETS:
+        raise UserError(f"--source {args.source} is not for {args.dataset}: it takes none")
+    elif args.dataset == "digits":
+        print("digits comes with the package: nothing to prepare")
     elif args.dataset in DATASETS:
         print(f"{args.dataset} is read directly from --config.dataset.data_dir: nothing to prepare")
     elif args.dataset in NAMES:

@@ -122,6 +122,12 @@ def test_versus_asks_for_what_there_is(capsys: pytest.CaptureFixture[str]) -> No
     assert all(s["images_per_second"] > 0 for s in steps)
 
 
+def test_versus_needs_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["versus", "--pairs=0"])
+    with pytest.raises(UserError, match="--pairs is 0: at least 1"):
+        versus.main()
+
+
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
 def test_seconds_that_never_pass_are_refused(seconds: str) -> None:
     with pytest.raises(UserError, match=r"--seconds is .*: it must be a number, at least 0"):

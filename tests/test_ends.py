@@ -1,5 +1,6 @@
 """How a run ends, and what a finished one needs: signals, devices, terminals, images."""
 
+import io
 import os
 import pathlib
 import shutil
@@ -100,6 +101,14 @@ def test_a_name_with_a_newline_makes_one_line(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         exit_on_user_error(fail)
     assert capsys.readouterr().err == "error: cannot read a\\nb\\x1b[31m as an image\n"
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    exit_on_user_error(lambda: print("café"))
+    stdout.seek(0)
+    assert stdout.read() == "caf\\xe9\n"
 
 
 @pytest.mark.parametrize("streams", [["stderr"], ["stdout"], ["stdout", "stderr"]])

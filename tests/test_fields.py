@@ -68,6 +68,9 @@ def test_read(name: str, text: str, value: Any) -> None:
         ("rate", "0", "s.rate is 0.0: it must be a number, above 0 and below 1"),
         ("rate", "1", "s.rate is 1.0: it must"),
         ("rate", "nan", "s.rate is nan: it must"),
+        ("rate", "1e-46", "s.rate is 1e-46, 0.0 in float32: it must be a number, above 0"),
+        ("rate", "0.999999999", "s.rate is 0.999999999, 1.0 in float32: it must be"),
+        ("parts", "1e39", "s.parts is 1e+39, inf in float32: it must be numbers, at least 0"),
         ("rate", "x", "s.rate is 'x': it must be a number, above 0"),
         ("on", "maybe", "s.on is 'maybe': it must be true or false"),
         ("kind", "squar", "unknown s.kind 'squar'; did you mean square?"),
@@ -83,7 +86,7 @@ def test_what_is_not_right_is_refused(name: str, text: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("count", True), ("count", 2.0), ("on", 1), ("kind", 3)),
+        *(("count", True), ("count", 2.0), ("count", 10**400), ("on", 1), ("kind", 3)),
         *(("rate", None), ("rate", True), ("rate", 10**400)),
         *(("parts", 0.5), ("parts", ["x"])),
     ],

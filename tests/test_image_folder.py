@@ -3,6 +3,8 @@
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -68,6 +70,19 @@ def test_many_files_keep_their_order(tmp_path: pathlib.Path) -> None:
         save(tmp_path / "train" / "a" / f"{i:03}.png", (i, 0, 0))
     save(tmp_path / "val" / "a" / "0.png", RED)
     assert reds(image_folder.load(tmp_path, 1).train) == list(range(200))
+
+
+def test_a_class_is_named_in_utf8_whatever_the_locale(folder: pathlib.Path) -> None:
+    for split in ("train", "val"):
+        for name in (b"caf\xc3\xa9", b"caf\xe9"):
+            shutil.copytree(folder / split / "bee", folder / split / os.fsdecode(name))
+    assert image_folder.load(folder, 1).class_names == ("ant", "bee", "café", "caf\\xe9")
+    program = "import sys; from bsce_jax.data.image_folder import *; "
+    program += "print(ascii(load(pathlib.Path(sys.argv[1]), 1).class_names))"
+    c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-c", program, str(folder)]
+    answer = subprocess.run(words, env={**os.environ, **c}, capture_output=True, check=True)
+    assert answer.stdout == b"('ant', 'bee', 'caf\\xe9', 'caf\\\\xe9')\n"
 
 
 def test_other_files_are_left_out(folder: pathlib.Path) -> None:

@@ -235,6 +235,12 @@ def test_silent_server_is_given_up(data_dir: pathlib.Path, monkeypatch: pytest.M
             run("--data_dir", data_dir)
 
 
+def test_a_source_is_refused_where_none_is_read() -> None:
+    for name in ("digits", "image_folder"):
+        with pytest.raises(UserError, match=f"--source x is not for {name}: it takes none"):
+            main([name, "--source", "x"])
+
+
 # --- the real thing
 
 

@@ -1,21 +1,32 @@
 """Files of any bytes: each reader says in one line what is wrong, or that nothing is there."""
 
+import contextlib
+import copy
+import functools
 import io
 import json
 import pathlib
+import shutil
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
+import common
 import numpy as np
 import pytest
+import small
+import tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_run import make_config
+from tiny_run import make_config, some_digits
 
-from bsce_jax.errors import UserError
-from bsce_jax.runs import predictions, results, seal
+from bsce_jax import cli
+from bsce_jax.errors import UserError, in_one_line
+from bsce_jax.report.table import print_results
+from bsce_jax.runs import predictions, results, saved, seal
 from bsce_jax.runs.folder import claimed
 from bsce_jax.runs.saved import SavedRun
+from bsce_jax.training.loop import run
 
 fuzz = settings(
     max_examples=150,
@@ -114,6 +125,157 @@ def test_seals(content: bytes, tmp_path: pathlib.Path) -> None:
     (tmp_path / "1" / "file").write_bytes(b"x")
     (tmp_path / "1.sealed").write_bytes(content)
     assert seal.mismatch(tmp_path, "1") is not None
+
+
+# --- good files of which some values are replaced
+
+VALUES = JSON | st.sampled_from(
+    [0, -1, 2, 10**20, 1e300, "a", [0], [[0]], [[0, 1], [1]], [1, 2, 3]]
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values inside a JSON value."""
+    inner: Any = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value[:3])
+    found = [path] if path else []
+    return found + [place for key, v in inner for place in places(v, (*path, key))]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, good: Any) -> Any:
+    """A JSON object of which some values are replaced, or missing."""
+    changed = copy.deepcopy(good)
+    for *path, last in draw(st.lists(st.sampled_from(places(good)), min_size=1, max_size=3)):
+        inner, value = changed, draw(VALUES)
+        with contextlib.suppress(LookupError, TypeError):  # what it was in is replaced already
+            for key in path:
+                inner = inner[key]
+            if isinstance(inner, dict) and draw(st.integers(0, 4)) == 0:
+                del inner[last]
+            else:
+                inner[last] = value
+    return changed
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    fields = {"train.epochs": 1, "model.name": "tiny_linear"}
+    run(make_config("bic", None, fields), folder, some_digits(4, 2))
+    return folder
+
+
+@functools.cache
+def contents(path: pathlib.Path) -> Any:
+    """What is in a file of the finished run."""
+    return json.loads(path.read_bytes())
+
+
+def said_by(call: Callable[[], object]) -> str:
+    """What a call says against a file; nothing if it takes it."""
+    try:
+        call()
+    except UserError as error:
+        said = in_one_line(str(error))
+        assert len(said.splitlines()) == 1
+        return said
+    return ""
+
+
+@fuzz
+@given(data=st.data())
+def test_values_of_a_config(data: st.DataObject, tmp_path: pathlib.Path) -> None:
+    good = json.loads(make_config("lucir").to_json())
+    content = data.draw(damaged(good))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+
+    def claim() -> None:
+        with claimed(tmp_path, make_config("lucir")):
+            pass
+
+    said_by(claim)
+    path.write_text(json.dumps(content))
+    said_by(lambda: cli.make_config(str(path), {}))
+
+
+@fuzz
+@given(data=st.data())
+def test_values_of_results(
+    data: st.DataObject, finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    content = data.draw(damaged(contents(finished / "results.json")))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    value = results.read(tmp_path)
+    if value is not None:
+        print_results(value)
+
+    def make_table() -> None:
+        found = common.read([path])
+        for kind in ("cnn", "nme"):
+            for column in small.COLUMNS:
+                small.figure(found, kind, column)
+            for column in ("average_incremental", "last", "forgetting"):
+                tables.figure(found, kind, column)
+
+    said_by(make_table)
+
+
+@fuzz
+@given(data=st.data())
+def test_values_of_a_model(
+    data: st.DataObject, finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    good = dict(contents(finished / "model" / "model.json"))
+    good.pop("sha256")
+    content = data.draw(damaged(good))
+    content["sha256"] = saved._sum(content)  # as if it had been written so
+    shutil.copytree(finished / "model", tmp_path / "model", dirs_exist_ok=True)
+    (tmp_path / "model" / "model.json").write_text(json.dumps(content))
+    said_by(lambda: SavedRun.open(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "type", "more", "means", "all", "text"])
+def test_weights_that_are_not_the_networks(
+    damage: str, finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(finished / "model", tmp_path / "model")
+    path = next((tmp_path / "model").glob("*.npz"))
+    with np.load(path) as arrays:
+        weights = {name: arrays[name] for name in arrays.files}
+    bias = weights["params/head/bias"]
+    changes: dict[str, dict[str, Any]] = {
+        "shape": {"params/head/bias": bias[:-1]},
+        "type": {"params/head/bias": bias.astype(np.float64)},
+        "text": {"params/head/bias": bias.astype(str)},
+        "more": {"params/more": bias},
+        "means": {"class_means": weights["class_means"][:-1]},
+    }
+    weights |= changes.get(damage, {})
+    if damage == "missing":
+        del weights["params/head/bias"]
+    np.savez(path, allow_pickle=False, **({} if damage == "all" else weights))
+    assert f"{path.name} is damaged: " in said_by(lambda: SavedRun.open(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["empty", "classes"])
+def test_predictions_of_other_images(
+    damage: str, finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    labels, cnn, nme = predictions.read(finished, 0)
+    count = 0 if damage == "empty" else len(labels)
+    predictions.write(tmp_path / "run", 0, labels[:count] + 7, cnn[:count], nme[:count])
+    (tmp_path / "run" / "model" / "model.json").unlink()
+    fields = {"train.epochs": 1, "model.name": "tiny_linear"}
+    resumed = lambda: run(make_config("bic", None, fields), tmp_path / "run", some_digits(4, 2))
+    assert "predictions is damaged" in said_by(resumed)
 
 
 @fuzz

@@ -60,6 +60,20 @@ def test_a_file_may_run_under_another_spelling_of_its_path(
         assert shapes["square"] is again["Square"]
 
 
+def test_a_name_twice_in_one_execution_of_a_file_is_refused(tmp_path: pathlib.Path) -> None:
+    shapes: Registry[type] = Registry("shape")
+    file = tmp_path / "square.py"
+    definition = "@shapes.register('square')\nclass Square:\n    pass\n"
+    file.write_text(definition)
+    runpy.run_path(str(file), {"shapes": shapes})
+    file.write_text(f"# edited\n{definition}")
+    again = runpy.run_path(str(file), {"shapes": shapes})
+    assert shapes["square"] is again["Square"]
+    file.write_text(definition + definition)
+    with pytest.raises(UserError, match=r"square.py:4 is registered already, by .*square.py:1:"):
+        runpy.run_path(str(file), {"shapes": shapes})
+
+
 def test_a_name_is_guessed_by_its_initials_or_its_spelling() -> None:
     names = ["learning_rate", "lrs", "weight_decay", "batch_size"]
     assert nearest("lr", names) == ["learning_rate"]

@@ -26,8 +26,10 @@ def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
         configs[pathlib.Path(folder).name] = config
         pathlib.Path(folder).mkdir(parents=True)
         accuracy = 60.0 + config.seed
-        figures = dict.fromkeys(("average_incremental", "last", "forgetting"), accuracy)
-        return {**dict.fromkeys(common.KEPT), "cnn": figures}
+        figures: dict[str, Any] = {key: [accuracy] for key in ("accuracy", "old", "new")}
+        figures |= dict.fromkeys(("average_incremental", "last", "forgetting"), accuracy)
+        names = {"method": config.method.name, "loss": config.loss.name, "tasks": [[0, 1]]}
+        return {**dict.fromkeys(common.KEPT), **names, "cnn": figures}
 
     monkeypatch.setattr(common, "run", run)
     monkeypatch.setattr(common, "ROOT", tmp_path)
@@ -82,6 +84,7 @@ def test_the_small_table_shows_no_training_twice() -> None:
         (["--methods", "podnt"], "unknown method 'podnt'; did you mean podnet"),
         (["--losses", "ncaa"], "unknown loss 'ncaa'; did you mean nca"),
         (["--seeds", "7"], "unknown seed '7'; valid: 0, 1, 2"),
+        (["--table", "--seeds", "1"], "give it alone"),
     ],
 )
 def test_a_slip_in_the_small_study_is_named(
@@ -99,6 +102,7 @@ def test_a_slip_in_the_small_study_is_named(
         (["--seeds", "9"], "unknown seed '9'; valid: 0, 1, 2"),
         (["--lst"], "unknown flag '--lst'; did you mean --list?"),
         (["--seeds", "x"], "invalid int value"),
+        (["--config.runtime.dtype=bfloat16"], "leave out --config.runtime.dtype"),
     ],
 )
 def test_a_slip_is_not_taken_for_a_finished_study(

@@ -54,12 +54,12 @@ def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
         )
     if image_size < 1:
         raise UserError(f"dataset.image_size is {image_size}: it must be positive")
-    train, test, class_names = find(data_dir)
+    train, test, folders = find(data_dir)
     return Dataset(
         name="image_folder",
-        train=FolderSource(train, class_names, image_size, whole_square),
-        test=FolderSource(test, class_names, image_size, central_crop),
-        class_names=tuple(class_names),
+        train=FolderSource(train, folders, image_size, whole_square),
+        test=FolderSource(test, folders, image_size, central_crop),
+        class_names=tuple(map(_text, folders)),
         mean=MEAN,
         std=STD,
     )
@@ -93,7 +93,7 @@ class FolderSource:
 
     Args:
       folder: contains a folder for each class.
-      class_names: the names of these folders.
+      folders: the names of these folders.
       image_size: height and width of every image, in pixels.
       fit: converts an image of any size to that size: `whole_square` or `central_crop`.
 
@@ -108,7 +108,7 @@ class FolderSource:
     def __init__(
         self,
         folder: pathlib.Path,
-        class_names: Sequence[str],
+        folders: Sequence[str],
         image_size: int,
         fit: Callable[[Image.Image, int], Image.Image],
     ):
@@ -116,7 +116,7 @@ class FolderSource:
         self.files: list[str] = []
         self.sizes: list[int] = []
         counts = []
-        for name in class_names:
+        for name in folders:
             # files first: on most file systems is_file is free, and stat is not
             named = [e for e in _visible(folder / name) if e.name.lower().endswith(SUFFIXES)]
             found = [entry for entry in named if entry.is_file()]
@@ -199,6 +199,11 @@ def read_rgb(file: pathlib.Path) -> Image.Image:
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     return decode(content, file)
+
+
+def _text(name: str) -> str:
+    """Read the name of a file as UTF-8, whatever the locale; other bytes become \\xNN."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _visible(folder: pathlib.Path) -> list[os.DirEntry[str]]:

@@ -116,7 +116,10 @@ class BalancedSoftmax(Criterion):
     balanced: ClassVar[bool] = True
     tau: float = field(1.0, "strength of the prior", least=0.0)
     old_prior: float = field(
-        0.0, "least count of an old class, relative to the mean count of the new ones", least=0.0
+        0.0,
+        "least count of an old class, relative to the mean count of the new ones",
+        least=0.0,
+        most=1e6,
     )
 
     def log_prior(self, counts: np.ndarray, old: np.ndarray, seen: np.ndarray) -> jax.Array:

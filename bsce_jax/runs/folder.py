@@ -116,7 +116,9 @@ def _check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     try:
         absolute.encode()
     except UnicodeEncodeError:
-        raise UserError(f"--workdir {absolute!r} is not UTF-8: choose another name") from None
+        raise UserError(
+            f"--workdir {absolute!r} is not UTF-8 here: set PYTHONUTF8=1, or choose another name"
+        ) from None
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"--workdir {folder} is a link to {os.readlink(folder)}, which is missing")
     return folder
@@ -128,7 +130,7 @@ def _check_config(folder: pathlib.Path, config: ConfigDict) -> None:
     wanted = json.loads(config.to_json())
     try:
         if path.exists():
-            there = json.loads(path.read_text())
+            there = json.loads(path.read_bytes())
             if not isinstance(there, dict):
                 raise UserError(f"{path} is not a config: remove {folder} or choose another")
             differences = config_lib.differences(config_lib.flat(there), config_lib.flat(wanted))

@@ -18,7 +18,9 @@ def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": dataset.name,
         "image shape": list(dataset.image_shape),
-        "class names": digest(*(name.encode() for name in dataset.class_names)),
+        "class names": digest(
+            *(name.encode(errors="surrogatepass") for name in dataset.class_names)
+        ),
     }
     for kind, source in (("training", dataset.train), ("test", dataset.test)):
         facts[f"number of {kind} images"] = len(source.labels)

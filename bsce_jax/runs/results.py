@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from bsce_jax import metrics
 from bsce_jax.data import Dataset
+from bsce_jax.errors import UserError
 from bsce_jax.files import write_json
 from bsce_jax.runs import predictions
 from bsce_jax.runs.checkpoint import Progress
@@ -73,6 +74,13 @@ def _make(
         nme.append((labels, nme_top5))
     # without exemplars there are no class means and no NME predictions
     has_means = all((top5[:, 0] >= 0).all() for _, top5 in nme)
+    try:
+        figures = metrics.summarize(cnn, scenario.tasks)
+        by_means = metrics.summarize(nme, scenario.tasks) if has_means else None
+    except ValueError as error:
+        raise UserError(
+            f"{folder / 'predictions'} is damaged ({error}): train again, in another --workdir"
+        ) from error
     value = {
         "schema": SCHEMA,
         "method": config.method.name,
@@ -82,8 +90,8 @@ def _make(
         "class_names": list(dataset.class_names),
         "class_order": list(scenario.class_order),
         "tasks": [list(task) for task in scenario.tasks],
-        "cnn": metrics.summarize(cnn, scenario.tasks),
-        "nme": metrics.summarize(nme, scenario.tasks) if has_means else None,
+        "cnn": figures,
+        "nme": by_means,
         "memory": {
             "policy": config.memory.policy,
             "size": config.memory.size,
@@ -103,10 +111,40 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     """Read the `results.json` of a run; None if it is missing or not what `write` writes."""
     path = folder / "results.json"
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (OSError, RecursionError, ValueError):  # of JSON and of UTF-8
         return None
-    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else None
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        return None
+    return value if is_whole(value) and isinstance(value.get("dataset"), str) else None
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whether a JSON value has the method, the loss, the tasks and the figures of a run."""
+    if not isinstance(value, dict):
+        return False
+    tasks = value.get("tasks")
+    return (
+        all(isinstance(value.get(name), str) for name in ("method", "loss"))
+        and isinstance(tasks, list)
+        and all(isinstance(task, list) for task in tasks)
+        and _are_figures(value.get("cnn"), len(tasks))
+        and (value.get("nme", "") is None or _are_figures(value.get("nme"), len(tasks)))
+    )
+
+
+def _are_figures(summary: Any, tasks: int) -> bool:
+    """Tell whether a value has the figures of `metrics.summarize` for at most so many tasks."""
+    if not isinstance(summary, dict):
+        return False
+    number = lambda x: type(x) in (int, float, type(None))
+    columns: list[Any] = [summary.get(name) for name in ("accuracy", "old", "new")]
+    return (
+        all(isinstance(c, list) and all(map(number, c)) for c in columns)
+        and len({len(c) for c in columns}) == 1
+        and 0 < len(columns[0]) <= tasks
+        and all(number(summary.get(n, "")) for n in ("average_incremental", "last", "forgetting"))
+    )
 
 
 COUNTS = ("steps", "head_steps", "saved_steps", "saved_head_steps")

@@ -7,9 +7,10 @@ RUN/model/task_04.npz     the weights after a task, one array for each parameter
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -18,13 +19,14 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from bsce_jax.config import make_method
+from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
 from bsce_jax.data.augment import normalize
 from bsce_jax.errors import UserError, unknown
 from bsce_jax.files import write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.models import Classifier, infer, make_model
+from bsce_jax.runs import results
 from bsce_jax.runs.predictions import MALFORMED
 from bsce_jax.scenario import Scenario
 
@@ -151,35 +153,56 @@ class SavedRun:
         description = _describe(path)
         if task is not None:
             description = {**description, "task": task, "weights": f"task_{task:02d}.npz"}
+        try:
+            _check_description(description)
+            config_lib.check_model(description["config"])
+        except UserError as error:
+            raise UserError(f"{place / 'model.json'}: {error}") from error
         weights = place / description["weights"]
         if not weights.exists():
             there = ", ".join(sorted(p.stem for p in place.glob("task_*.npz"))) or "none"
             raise UserError(f"no {weights}: there is {there}; see config.runtime.keep_models")
         try:
             with open(weights, "rb") as f, np.load(f) as arrays:
-                flat = {name: jnp.asarray(arrays[name]) for name in arrays.files}
+                flat = {name: arrays[name] for name in arrays.files}
         except MALFORMED as error:
             raise UserError(f"{weights} is damaged") from error
-        class_means = flat.pop("class_means", None)
-        tree = traverse_util.unflatten_dict(flat, sep="/")
-        empty: dict[str, Any] = {}
-        model = ModelState(*(tree.get(part, empty) for part in ("params", "batch_stats", "extra")))
         config = ConfigDict(description["config"])
-        method = make_method(config)
+        method = config_lib.make_method(config)
+        classes = sum(map(len, description["tasks"]))
         base = make_model(
             config.model.name,
             head=method.head,
-            num_classes=sum(map(len, description["tasks"])),
+            num_classes=classes,
             dtype=config.runtime.dtype,
         )
         network = method.network(base, description["task"])
-        means = None if class_means is None else np.asarray(class_means)
+        seen = sum(map(len, description["tasks"][: description["task"] + 1]))
+        shapes = _shapes(network, method, description["image_shape"], classes, seen)
+        if "class_means" not in flat:  # the run kept no exemplars
+            del shapes["class_means"]
+        for name in sorted(shapes.keys() | flat.keys()):
+            there, right = (_shape(arrays.get(name)) for arrays in (flat, shapes))
+            if there != right:
+                raise UserError(f"{weights} is damaged: {name} is {there}, {right} is right")
+        means = flat.pop("class_means", None)
+        tree = traverse_util.unflatten_dict(
+            {name: jnp.asarray(array) for name, array in flat.items()}, sep="/"
+        )
+        empty: dict[str, Any] = {}
+        model = ModelState(*(tree.get(part, empty) for part in ("params", "batch_stats", "extra")))
         return cls(path, description, config, method, network, model, means)
 
     @property
     def results(self) -> dict[str, Any]:
-        """The contents of `results.json`."""
-        value: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
+        """The contents of `results.json`.
+
+        Raises:
+          UserError: it is missing or damaged.
+        """
+        value = results.read(self.folder)
+        if value is None:
+            raise UserError(f"{self.folder / 'results.json'} is missing or damaged")
         return value
 
     def predict(self, images: np.ndarray, by: Literal["cnn", "nme"] = "cnn") -> np.ndarray:
@@ -239,7 +262,7 @@ def _describe(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / "model" / "model.json"
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"no model in {folder}: has the run finished a task?") from None
     except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
@@ -253,6 +276,68 @@ def _describe(folder: pathlib.Path) -> dict[str, Any]:
 
 def _sum(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _check_description(description: Mapping[str, Any]) -> None:
+    """Check the contents of `model.json`, apart from the config's fields.
+
+    Raises:
+      UserError: a key that is missing or has another kind of value.
+    """
+    checks: dict[str, Callable[[Any], bool]] = {
+        "class_names": lambda names: _all(names, str),
+        "tasks": lambda tasks: (
+            _all(tasks, list)
+            and _all(labels := [label for task in tasks for label in task], int)
+            and len(set(labels)) == len(labels) > 1
+            and all(0 <= label < len(description["class_names"]) for label in labels)
+        ),
+        "task": lambda task: type(task) is int and 0 <= task < len(description["tasks"]),
+        "weights": lambda name: isinstance(name, str) and pathlib.Path(name).name == name,
+        "image_shape": lambda shape: (
+            _all(shape, int) and len(shape) == 3 and all(0 < n <= 2**16 for n in shape)
+        ),
+        "mean": lambda mean: _all(mean, float) and len(mean) == description["image_shape"][2],
+        "std": lambda std: (
+            _all(std, float) and len(std) == description["image_shape"][2] and min(std) > 0
+        ),
+        "data_identity": lambda identity: isinstance(identity, str),
+        "config": lambda config: isinstance(config, dict),
+    }
+    for key, is_right in checks.items():  # in this order: some look at the keys before
+        if not is_right(description.get(key)):
+            raise UserError(f"{key} is missing or not what a run writes")
+
+
+def _all(values: Any, kind: type) -> bool:
+    """Tell whether a JSON value is a list of things of a kind, numbers being finite."""
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        return False
+    return kind is not float or all(map(math.isfinite, values))
+
+
+def _shapes(
+    network: Classifier, method: Method, image_shape: Sequence[int], classes: int, seen: int
+) -> dict[str, Any]:
+    """List the shapes of the arrays of a model's file by path, those of the class means too."""
+
+    def make() -> dict[str, Any]:
+        images = jnp.zeros((1, *image_shape))
+        variables = network.init(jax.random.key(0), images, train=False)
+        width = infer(network, variables, images).features.shape[1]
+        return {
+            "params": variables["params"],
+            "batch_stats": variables.get("batch_stats", {}),
+            "extra": method.init_extra(variables["params"], classes),
+            "class_means": jnp.zeros((seen, width)),
+        }
+
+    shapes: dict[str, Any] = traverse_util.flatten_dict(jax.eval_shape(make), sep="/")
+    return shapes
+
+
+def _shape(array: Any) -> str:
+    return "missing" if array is None else f"{array.dtype} {list(array.shape)}"
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:

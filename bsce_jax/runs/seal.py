@@ -42,7 +42,7 @@ def mismatch(folder: pathlib.Path, name: str) -> str | None:
       What is wrong, in words; None if nothing is.
     """
     try:
-        sums = json.loads(_path(folder, name).read_text())
+        sums = json.loads(_path(folder, name).read_bytes())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return f"{_path(folder, name).name} cannot be read"
     if not isinstance(sums, dict):

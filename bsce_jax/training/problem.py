@@ -110,12 +110,14 @@ class Problem:
                 f"no training images of class {', '.join(empty)}: add some, or leave the class out "
                 "of scenario.class_order"
             )
-        images, batch_size = len(self.train_records()), self.config.train.batch_size
-        if batch_size > 10 * images:  # nearly all of it would be padding
-            raise UserError(
-                f"train.batch_size is {batch_size}, and {self.dataset.name} has {images} training "
-                "images of these classes: choose at most that"
-            )
+        images = len(self.train_records())
+        for field in ("batch_size", "replay_batch_size"):
+            size = self.config.train[field]
+            if size > 10 * images:  # nearly all of it would be padding or repeated
+                raise UserError(
+                    f"train.{field} is {size}, and {self.dataset.name} has {images} training "
+                    "images of these classes: choose at most that"
+                )
         if not len(self.test_records(self.scenario.classes_after(0))):
             raise UserError(
                 f"{self.dataset.name} has no test images of the first task's classes: add some, or "

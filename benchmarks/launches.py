@@ -23,20 +23,13 @@ import re
 import tempfile
 from typing import Any
 
-import jax
-import numpy as np
 import throughput
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from recorder import Recorder, compile_step
 
 from bsce_jax.cli import Parser, make_config
 from bsce_jax.errors import UserError, exit_on_user_error
-from bsce_jax.methods import Stage
-from bsce_jax.models import Classifier, make_model
-from bsce_jax.training.fit import Work, fit
 from bsce_jax.training.problem import Problem
-from bsce_jax.training.step import TrainChunk, make_train_chunk
-from bsce_jax.training.trainer import Trainer
 
 # from NVIDIA's data sheets, and for what they lack from CUDA's device properties
 H200 = """
@@ -71,6 +64,7 @@ def main() -> None:
     parser = Parser(takes_fields=True, description=__doc__)
     parser.add_argument("--methods", nargs="+", default=["il_baseline", "podnet"])
     args = parser.read()
+    devices = h200()
     print("| method | task | stage | kernels | convolutions | launches | memory, MB |")
     print("|---|---|---|---|---|---|---|")
     for method in args.methods:
@@ -81,66 +75,24 @@ def main() -> None:
             begun = throughput.begin(trainer, task)
             for work in begun.works:
                 with tempfile.TemporaryDirectory() as folder:
-                    memory = compile_step(trainer, begun, work, folder)
+                    options = {"xla_gpu_autotune_level": "0", "xla_dump_to": folder}
+                    compiled = compile_step(trainer, begun, work, devices, "cuda", options)
+                    memory = compiled.memory_analysis().temp_size_in_bytes
                     (thunks,) = pathlib.Path(folder).glob("*chunk*thunk_sequence_after*")
                     counts = count(thunks.read_text())
                 cells = [method, "later" if task else "first", work.stage.name, *counts]
                 print(f"| {' | '.join(map(str, cells))} | {round(memory / 2**20)} |", flush=True)
 
 
-class Recorder(Trainer):
-    """A trainer that records the arguments of training programs instead of running them.
-
-    Attributes:
-      given: the arguments of the last program.
-    """
-
-    given: tuple[Any, ...] = ()
-
-    def train_chunk(
-        self, network: Classifier, stage: Stage, teacher_network: Classifier | None = None
-    ) -> TrainChunk:
-        def record(*arguments: Any) -> tuple[Any, dict[str, Any]]:
-            self.given = arguments
-            return arguments[0], {}
-
-        return record
-
-
-def compile_step(trainer: Recorder, begun: throughput.Begun, work: Work, dump: str) -> int:
-    """Compile a chunk of steps, dump XLA's programs, and return the bytes of temporary memory."""
-    state = trainer.start(begun.model, work.stage)
-    next(fit(trainer, begun.network, work, state, begun.teacher(work), 0))
+def h200() -> Any:
+    """Describe an H200 to jax."""
     try:
         topology = topologies.get_topology_desc(
             "h200", "cuda", target_config=H200, topology="1x1x1"
         )
     except NotImplementedError:
         raise UserError("jax finds no plugin for cuda: see the top of this file") from None
-    mesh = Mesh(np.array(topology.devices), ("data",), axis_types=(AxisType.Auto,))
-    on_device = NamedSharding(mesh, PartitionSpec())
-    shapes = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=on_device),
-        trainer.given,
-    )
-    problem = trainer.problem
-    network = make_model(
-        problem.config.model.name,
-        head=problem.method.head,
-        num_classes=problem.scenario.num_classes,
-        dtype=problem.config.runtime.dtype,
-        platform="cuda",
-    )
-    # of type Any: it comes from jax.jit, which the declared type does not state
-    chunk: Any = make_train_chunk(
-        trainer.recipe._replace(mesh=mesh),
-        network,
-        work.stage,
-        network if work.stage.teacher else None,
-    )
-    options = {"xla_gpu_autotune_level": "0", "xla_dump_to": dump}
-    lowered = chunk.trace(*shapes).lower(lowering_platforms=("cuda",))
-    return lowered.compile(options).memory_analysis().temp_size_in_bytes
+    return topology.devices
 
 
 def count(thunks: str) -> tuple[int, int, int]:

@@ -44,3 +44,11 @@ def test_two_devices_train_as_one(
         first = a["task"] == 0
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4 if first else 1e-2)
     np.testing.assert_allclose(two["weight"], one["weight"], atol=1e-2)
+
+
+@pytest.mark.parametrize("platform", two_devices.PLATFORMS)
+def test_kernel_gradients_are_summed_over_devices_in_float32(
+    platform: str, on_two: dict[str, Any]
+) -> None:
+    # bfloat16 has no 257
+    assert on_two["kernel gradient"][platform] == two_devices.kernel_gradient(platform) == 257

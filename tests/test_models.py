@@ -16,7 +16,7 @@ import pytest
 from bsce_jax.errors import UserError
 from bsce_jax.models import HEADS, NETWORKS, Classifier, classify, infer, make_model
 from bsce_jax.models.heads import LSC_PROXIES
-from bsce_jax.models.ops.conv import conv, conv_on_cpu
+from bsce_jax.models.ops.conv import conv, conv_on_cpu, conv_on_tpu
 from bsce_jax.models.ops.norm import BatchNorm
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -277,7 +277,7 @@ def test_networks_of_the_references_by_loops(name: str, head: str, slow: Any) ->
         *(("small", head) for head in HEADS),
     ],
 )
-@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_no_rank_is_promoted(name: str, head: str, platform: str) -> None:
     network = make_model(name, head=head, num_classes=7, dtype="float32", platform=platform)
 
@@ -335,11 +335,30 @@ def check_the_convolution(
     x = rng.normal(size=images).astype(np.float32)
     kernel = rng.normal(size=kernels).astype(np.float32)
     expected, expected_back = jax.vjp(lambda x, kernel: conv(x, kernel, stride), x, kernel)
-    output, back = jax.vjp(jax.jit(lambda x, kernel: conv_on_cpu(x, kernel, stride)), x, kernel)
-    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5 * rounding)
-    gradient = rng.normal(size=output.shape).astype(np.float32)
-    for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * rounding)
+    gradient = rng.normal(size=expected.shape).astype(np.float32)
+    for convolved in (conv_on_cpu, conv_on_tpu):
+        output, back = jax.vjp(jax.jit(partial(convolved, stride=stride)), x, kernel)
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5 * rounding)
+        for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * rounding)
+
+
+@pytest.mark.parametrize("convolved", [conv_on_cpu, conv_on_tpu])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_kernels_gradient_is_not_rounded_to_bfloat16(convolved: Any, stride: int) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(32, 8, 8, 16)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 16, 8)), jnp.float32)
+    output, back = jax.vjp(jax.jit(partial(convolved, stride=stride)), x, kernel)
+    assert output.dtype == jnp.bfloat16
+    gradient = jnp.asarray(rng.normal(size=output.shape), jnp.bfloat16)
+    of_x, of_kernel = back(gradient)
+    assert (of_x.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.float32)
+    # the same numbers in float32, which is exact for products of two bfloat16
+    _, exact = jax.vjp(partial(conv, stride=stride), x.astype(jnp.float32), kernel)
+    np.testing.assert_allclose(
+        of_kernel, exact(gradient.astype(jnp.float32))[1], rtol=1e-5, atol=1e-4
+    )
 
 
 def test_a_larger_batch_is_not_more_to_compile() -> None:

@@ -1,4 +1,4 @@
-"""Whole runs that are to be the same on any number of devices; as a script, on two."""
+"""What is to be the same on any number of devices; as a script, on two."""
 
 import json
 import pathlib
@@ -6,12 +6,14 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import make_config, some_digits
 
 from bsce_jax.data.plan import epoch_plan
-from bsce_jax.training import fit
+from bsce_jax.models.ops.conv import Conv
+from bsce_jax.training import fit, mesh
 from bsce_jax.training.loop import run
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -43,8 +45,29 @@ def whole_run(method: str, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def kernel_gradient(platform: str) -> float:
+    """Sum 256 of one image and 1 of another in a kernel's gradient, computed in bfloat16."""
+    convolution = Conv(1, size=1, dtype=jnp.dtype(jnp.bfloat16), platform=platform)
+    devices = mesh.make_mesh()
+    images = mesh.split(devices, np.array([256, 1], np.float32).reshape(2, 1, 1, 1), axis=0)
+    params = {"params": {"kernel": mesh.replicate(devices, jnp.ones((1, 1, 1, 1)))}}
+
+    def total(params: Any) -> jax.Array:
+        output: Any = convolution.apply(params, images)
+        return jnp.sum(output.astype(jnp.float32))
+
+    # without the option XLA on CPUs may leave out the rounding to bfloat16 before the sum
+    exactly = {"xla_allow_excess_precision": False}
+    gradient = jax.jit(jax.grad(total), compiler_options=exactly)(params)
+    return float(gradient["params"]["kernel"].item())
+
+
+PLATFORMS = ("cpu", "tpu")  # those whose gradients are float32 before they are summed
+
+
 if __name__ == "__main__":
     assert jax.device_count() == 2
     folder = pathlib.Path(sys.argv[1])
-    found = {method: whole_run(method, folder / method) for method in METHODS}
+    found: dict[str, Any] = {m: whole_run(m, folder / m) for m in METHODS}
+    found["kernel gradient"] = {platform: kernel_gradient(platform) for platform in PLATFORMS}
     (folder / "found.json").write_text(json.dumps(found))

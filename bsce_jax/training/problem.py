@@ -53,7 +53,7 @@ class Problem:
         self.config = config
         self.method = config_lib.make_method(config)
         self.criterion = config_lib.make_criterion(config)
-        _check_batches(config, count_devices())
+        check_batches(config, count_devices())
         if self.crops_sources and config.runtime.feed not in ("auto", "streamed"):
             raise UserError(
                 f"runtime.feed is {config.runtime.feed}: train.augmentation "
@@ -235,8 +235,12 @@ class Problem:
         return stage.epochs * steps_per_epoch(new + past, self.config.train.batch_size)
 
 
-def _check_batches(config: ConfigDict, devices: int) -> None:
-    """Check that the devices divide the batch sizes."""
+def check_batches(config: ConfigDict, devices: int) -> None:
+    """Check that a number of devices divides the batch sizes.
+
+    Raises:
+      UserError: it does not.
+    """
     train = config.train
     for name in ("batch_size", "replay_batch_size"):
         if train[name] % devices:

@@ -4,6 +4,10 @@ XLA's CPU backend is fast for a convolution of NHWC images with an HWIO kernel a
 channels. It is slower with few output channels, and much slower for the gradient of the kernel;
 docs/performance.md has the measurements. So on CPUs the same values are computed in other ways
 here. Other platforms use XLA's own convolution and its gradients.
+
+On CPUs and TPUs the gradient of the kernel is float32 from the start, whatever the precision of the
+computation. With a batch split over devices XLA sums the gradient of each device as it is, and
+bfloat16 is too coarse for sums over many devices.
 """
 
 import math
@@ -29,8 +33,8 @@ class Conv(nn.Module):
       size: height and width of the kernel, odd.
       stride: in both directions.
       dtype: of the computation; the kernel is float32.
-      platform: of the devices, as named by `jax.default_backend`. The implementation for "cpu"
-        excludes forward-mode differentiation.
+      platform: of the devices, as named by `jax.default_backend`. The implementations for "cpu" and
+        "tpu" exclude forward-mode differentiation.
     """
 
     width: int
@@ -43,13 +47,35 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.width)
         kernel = self.param("kernel", _he_fan_out, shape, jnp.float32)
-        convolved = conv_on_cpu if self.platform == "cpu" else conv
-        return convolved(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        convolved = {"cpu": conv_on_cpu, "tpu": conv_on_tpu}.get(self.platform, conv)
+        return convolved(x.astype(self.dtype), kernel, self.stride)
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolve [n, h, w, c] with an odd [k, l, c, o] kernel, padding half its size with zeros."""
-    return _nhwc(x, kernel, (stride, stride), _halves(kernel.shape[:2]))
+    """Convolve [n, h, w, c] with an odd [k, l, c, o] kernel, padding half its size with zeros.
+
+    The kernel is float32; the precision of the input is that of the computation.
+    """
+    return _nhwc(x, kernel.astype(x.dtype), (stride, stride), _halves(kernel.shape[:2]))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_on_tpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Compute `conv`, with a gradient of the kernel that is float32 before it is summed."""
+    return conv(x, kernel, stride)
+
+
+def _forward_on_tpu(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Pair]:
+    return conv(x, kernel, stride), (x, kernel)
+
+
+def _backward_on_tpu(stride: int, saved: Pair, gradient: jax.Array) -> Pair:
+    x, kernel = saved
+    (of_x,) = jax.linear_transpose(lambda x: conv(x, kernel, stride), x)(gradient)
+    return of_x, _sum_of_parts(1, stride, kernel.shape[:2], x, gradient)
+
+
+conv_on_tpu.defvjp(_forward_on_tpu, _backward_on_tpu)
 
 
 def _halves(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -63,10 +89,11 @@ def conv_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Pair]:
-    return _on_cpu(stride, x, kernel), (x, kernel)
+    return _on_cpu(stride, x, kernel), (x, kernel.astype(x.dtype))
 
 
 def _on_cpu(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    kernel = kernel.astype(x.dtype)
     width, outputs = x.shape[2], kernel.shape[-1]
     if _suits_winograd(stride, width, kernel):
         return _by_winograd(x, kernel)
@@ -174,15 +201,21 @@ def along_kernel(
     images of a vector, or more if they have few pixels or the batch is large. There are at most 16
     parts: each is compiled separately, and more parts are not faster.
     """
-    rests = _rests(stride, sizes, x.shape, gradient.shape)
-    padding = [(size // 2, size // 2 - rest) for size, rest in zip(sizes, rests, strict=True)]
     pixels = gradient.shape[1] * gradient.shape[2]
     parts = math.gcd(len(x), max(1, min(16, len(x) // max(8, 512 // pixels))))
+    return _sum_of_parts(parts, stride, sizes, x, gradient)
+
+
+def _sum_of_parts(
+    parts: int, stride: int, sizes: tuple[int, ...], x: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    rests = _rests(stride, sizes, x.shape, gradient.shape)
+    padding = [(size // 2, size // 2 - rest) for size, rest in zip(sizes, rests, strict=True)]
     # every part has images from each device over which the batch is split
     images = x.reshape(-1, parts, *x.shape[1:]).transpose(1, 4, 2, 3, 0)
     kernels = gradient.reshape(-1, parts, *gradient.shape[1:]).transpose(1, 2, 3, 0, 4)
     sums = [
-        _nhwc(image, kernel, (1, 1), padding, between_weights=stride)
+        _nhwc(image, kernel, (1, 1), padding, between_weights=stride, output=jnp.float32)
         for image, kernel in zip(images, kernels, strict=True)
     ]
     return reduce(jnp.add, sums).transpose(1, 2, 0, 3)
@@ -205,6 +238,7 @@ def _nhwc(
     padding: list[tuple[int, int]],
     between_pixels: int = 1,
     between_weights: int = 1,
+    output: jax.typing.DTypeLike | None = None,
 ) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
@@ -214,4 +248,5 @@ def _nhwc(
         lhs_dilation=(between_pixels, between_pixels),
         rhs_dilation=(between_weights, between_weights),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=output,
     )

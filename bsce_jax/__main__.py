@@ -9,6 +9,8 @@ from bsce_jax.errors import UserError, exit_on_user_error, unknown
 COMMANDS = {
     "train": "train a run from a config",
     "prepare": "get a data set ready in a data folder",
+    "predict": "predict the classes of photos with a trained run",
+    "export": "write a trained run as a program that needs only jax",
     "bench": "measure how fast this machine trains",
 }
 

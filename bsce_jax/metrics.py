@@ -62,6 +62,21 @@ def class_mean_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return 100 * float((hits / images).mean())
 
 
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Count the images of each class by the class that is predicted.
+
+    Args:
+      labels: true classes, int [n], from 0 to `classes - 1`.
+      predictions: int [n], likewise.
+      classes: how many there are.
+
+    Returns:
+      int [classes, classes]: entry [i, j] counts the images of class i that are taken for class j.
+    """
+    pairs = np.asarray(labels, np.int64) * classes + predictions
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
 def task_matrix(
     outcomes: Sequence[tuple[np.ndarray, np.ndarray]], tasks: Sequence[Sequence[int]]
 ) -> Matrix:

@@ -18,7 +18,7 @@ LEVELS = (
     {"training"},
     {"report"},
     {"cli"},
-    {"train", "prepare", "bench", "__main__"},
+    {"train", "prepare", "predict", "export", "bench", "__main__"},
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FORMULAS = LEVELS[1]

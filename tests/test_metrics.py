@@ -198,3 +198,9 @@ def test_a_summary_is_that_of_the_slow_definitions(
         assert row == pytest.approx(expected_row)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_the_confusion_matrix_has_a_row_for_each_true_class() -> None:
+    labels, predictions = np.array([0, 0, 0, 2, 2]), np.array([0, 1, 1, 2, 0])
+    got = metrics.confusion_matrix(labels, predictions, 3)
+    np.testing.assert_array_equal(got, [[1, 2, 0], [0, 0, 0], [1, 0, 1]])

@@ -116,6 +116,10 @@ def test_squares_are_resized_once(
     with Image.open(source / "val" / CLASSES[0] / "ILSVRC2012_val_00000001.JPEG") as image:
         square = np.asarray(image.crop((5, 0, 35, 30)).resize((20, 20), Image.Resampling.BILINEAR))
     assert np.abs(small.test.images([0])[0].astype(int) - square).mean() < 5
+    for size, fit in ((20, "whole_square"), (10, "central_crop")):  # how a photo is fitted
+        test = data.load("imagenet_subset", data_dir, size).test
+        assert isinstance(test, data.FittedSource)
+        assert test.fit == fit
 
 
 def test_a_set_that_is_there_is_left_alone(

@@ -126,6 +126,11 @@ def test_grey_images_of_one_size_need_no_size(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(data.all_images(split)[..., 0], pixels)
     assert (loaded.mean, loaded.std) == ((0.449,), (0.226,))
     assert data.load("tfds:x", tmp_path, 2).train.images([0]).shape == (1, 2, 2, 1)
+    sizes = {None: "whole_square", 4: "whole_square", 2: "central_crop"}
+    for size, fit in sizes.items():  # how a photo is fitted
+        test = data.load("tfds:x", tmp_path, size).test
+        assert isinstance(test, data.FittedSource)
+        assert test.fit == fit
 
 
 def test_raw_images_are_read_as_they_are(

@@ -11,6 +11,7 @@ from bsce_jax.data.source import (
     ArraySource,
     CroppingSource,
     Dataset,
+    FittedSource,
     Source,
     all_images,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "ArraySource",
     "CroppingSource",
     "Dataset",
+    "FittedSource",
     "Source",
     "all_images",
     "cifar100",

@@ -175,6 +175,14 @@ def central_crop(image: Image.Image, size: int) -> Image.Image:
     return resized.crop((left, top, left + size, top + size))
 
 
+# by name, how an image is fitted to a height and a width
+WHOLE = "whole_square"
+FITS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
+    WHOLE: whole_square,
+    "central_crop": central_crop,
+}
+
+
 def read_all(
     read: Callable[[int], np.ndarray],
     records: Sequence[int] | np.ndarray,

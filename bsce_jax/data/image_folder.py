@@ -139,11 +139,16 @@ class FolderSource:
         """Height, width and channels of every image."""
         return self._size, self._size, 3
 
+    @property
+    def fit(self) -> str:
+        """How images are fitted to `image_shape`, by its name in `decode.FITS`."""
+        return self._fit.__name__
+
     @functools.cached_property
     def identity(self) -> str:
         """A digest of the files' names, their sizes in bytes, and how images are decoded."""
         names = "\0".join(self.files)
-        how = f"{self._size} {self._fit.__name__} {RULES}"
+        how = f"{self._size} {self.fit} {RULES}"
         sizes = np.array(self.sizes, "<i8").tobytes()
         return digest(how.encode(), os.fsencode(names), sizes)
 

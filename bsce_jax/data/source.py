@@ -75,6 +75,15 @@ class CroppingSource(Source, Protocol):
         """
 
 
+@runtime_checkable
+class FittedSource(Source, Protocol):
+    """A source that fits image files of any size to its shape."""
+
+    @property
+    def fit(self) -> str:
+        """How, by its name in `decode.FITS`."""
+
+
 class ArraySource:
     """Images in memory.
 

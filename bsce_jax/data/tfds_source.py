@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bsce_jax.data.crops import random_resized_crop
-from bsce_jax.data.decode import RULES, decode, read_all
+from bsce_jax.data.decode import RULES, WHOLE, decode, read_all
 from bsce_jax.data.source import ImageShape, digest
 from bsce_jax.errors import UserError
 from bsce_jax.files import write_atomically
@@ -81,6 +81,17 @@ class TfdsSource:
                 f"{first_line(error)}"
             ) from error
         self.labels: np.ndarray = self._read_labels(label)
+
+    @property
+    def fit(self) -> str:
+        """How images are fitted to `image_shape`, by its name in `decode.FITS`.
+
+        Stored squares of that size, which are used unchanged, are taken to be whole images.
+        """
+        shape = self._builder.info.features[self._image].shape[:2]
+        made = (self._builder.info.metadata or {}).get("size")  # by `python -m bsce_jax.prepare`
+        whole = self._size in (None, made) or shape == (self._size, self._size)
+        return WHOLE if whole else self._fit.__name__
 
     @functools.cached_property
     def identity(self) -> str:

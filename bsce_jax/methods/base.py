@@ -176,7 +176,10 @@ class Method:
         return model
 
     def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
-        """Return the [n, C] class scores to rank, from [n, C] logits, -inf where unseen."""
+        """Return [n, C] class scores, from [n, C] logits, -inf where unseen.
+
+        The highest score is the prediction, and their softmax are the probabilities.
+        """
         return logits
 
 

@@ -54,9 +54,9 @@ class IL2M(Method):
         return dataclasses.replace(model, extra=extra)
 
     def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
-        scores = jax.nn.softmax(logits, axis=-1)
+        scores = jax.nn.log_softmax(logits, axis=-1)
         factor = extra["class_initial"] / jnp.maximum(extra["class_now"], 1e-12)
         factor *= extra["confidence_now"] / extra["confidence_initial"]
-        rectified = jnp.where(extra["new"][None], scores, scores * factor[None])
+        rectified = jnp.where(extra["new"][None], scores, scores + jnp.log(factor)[None])
         taken_for_new = extra["new"][jnp.argmax(scores, axis=-1)]
         return jnp.where(taken_for_new[:, None], rectified, scores)

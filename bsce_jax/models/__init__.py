@@ -32,15 +32,14 @@ def make_model(
       num_classes: of the whole scenario.
       dtype: of the backbone's computation, one of `DTYPES`.
       platform: of the devices, such as "cuda"; None for the default of this process. It chooses
-        between implementations of the same functions.
+        between implementations of the same functions, in a backbone that has this field.
 
     Raises:
       UserError: an unknown name.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    fields = {"final_relu": head == "linear", "dtype": jnp.dtype(dtype)}
-    if platform is not None:
-        fields["platform"] = platform
-    backbone = NETWORKS[name](**fields)
+    backbone = NETWORKS[name](final_relu=head == "linear", dtype=jnp.dtype(dtype))
+    if platform is not None and hasattr(backbone, "platform"):
+        backbone = backbone.clone(platform=platform)
     return Classifier(backbone, HEADS[head](num_classes))

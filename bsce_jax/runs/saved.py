@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
-from bsce_jax.data import Dataset
+from bsce_jax.data import Dataset, FittedSource
 from bsce_jax.data.augment import normalize
+from bsce_jax.data.decode import FITS, WHOLE
 from bsce_jax.errors import UserError, unknown
 from bsce_jax.files import write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
@@ -30,8 +31,10 @@ from bsce_jax.runs import results
 from bsce_jax.runs.predictions import MALFORMED
 from bsce_jax.scenario import Scenario
 
-SCHEMA = 2
+SCHEMA = 3
 BATCH = 256  # images in one forward pass
+Kind = Literal["cnn", "nme"]  # of predictions
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def write_model(
@@ -67,6 +70,7 @@ def write_model(
         "class_names": list(dataset.class_names),
         "tasks": [list(labels) for labels in scenario.tasks],
         "image_shape": list(dataset.image_shape),
+        "fit": dataset.test.fit if isinstance(dataset.test, FittedSource) else WHOLE,
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "dataset": dataset.name,
@@ -101,6 +105,9 @@ class SavedRun:
       task: number of the task after which the model was saved.
       class_names: the names of the classes seen, in order of arrival: the columns of predictions.
       image_shape: height, width and channels of its input images.
+      fit: how the test images were fitted to it, by its name in `decode.FITS`.
+      weights: all arrays of the model by their path, and `class_means` [seen, D] if the run kept
+        exemplars.
       config: of the run.
       data_identity: of the data set that it was trained on.
 
@@ -116,8 +123,7 @@ class SavedRun:
         config: ConfigDict,
         method: Method,
         network: Classifier,
-        model: ModelState,
-        class_means: np.ndarray | None,
+        weights: Mapping[str, jax.Array],
     ):
         labels = [label for task in description["tasks"] for label in task]
         seen = sum(map(len, description["tasks"][: description["task"] + 1]))
@@ -126,23 +132,30 @@ class SavedRun:
         self.task: int = description["task"]
         self.class_names = tuple(description["class_names"][label] for label in labels[:seen])
         self.image_shape: tuple[int, int, int] = (height, width, channels)
+        self.fit: str = description["fit"]
+        self.weights = dict(weights)
         self.config = config
         self.data_identity: str = description["data_identity"]
-        self._method, self._network, self._model = method, network, model
-        self._class_means = class_means
-        scale = functools.partial(normalize, mean=description["mean"], std=description["std"])
-        self._forward: Callable[[ModelState, jax.Array], Any] = jax.jit(
-            lambda model, images: infer(network, model.variables, scale(images))
+        self._method, self._network = method, network
+        self._normalize = functools.partial(
+            normalize, mean=description["mean"], std=description["std"]
         )
+        self._score: Callable[..., jax.Array] = jax.jit(self.score, static_argnames="by")
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], task: int | None = None) -> "SavedRun":
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        task: int | None = None,
+        platform: str | None = None,
+    ) -> "SavedRun":
         """Open the model of a run.
 
         Args:
           folder: of the run.
           task: number of the task after which the model was saved; None for the newest finished
             one. Earlier models exist only if `config.runtime.keep_models` is `all`.
+          platform: see `make_model`.
 
         Raises:
           UserError: there is no such model, it is damaged, or it needs a method that is not
@@ -163,8 +176,8 @@ class SavedRun:
             there = ", ".join(sorted(p.stem for p in place.glob("task_*.npz"))) or "none"
             raise UserError(f"no {weights}: there is {there}; see config.runtime.keep_models")
         try:
-            with open(weights, "rb") as f, np.load(f) as arrays:
-                flat = {name: arrays[name] for name in arrays.files}
+            with open(weights, "rb") as f, np.load(f) as archive:
+                flat = {name: archive[name] for name in archive.files}
         except MALFORMED as error:
             raise UserError(f"{weights} is damaged") from error
         config = ConfigDict(description["config"])
@@ -175,6 +188,7 @@ class SavedRun:
             head=method.head,
             num_classes=classes,
             dtype=config.runtime.dtype,
+            platform=platform,
         )
         network = method.network(base, description["task"])
         seen = sum(map(len, description["tasks"][: description["task"] + 1]))
@@ -182,16 +196,11 @@ class SavedRun:
         if "class_means" not in flat:  # the run kept no exemplars
             del shapes["class_means"]
         for name in sorted(shapes.keys() | flat.keys()):
-            there, right = (_shape(arrays.get(name)) for arrays in (flat, shapes))
+            there, right = (_shape(named.get(name)) for named in (flat, shapes))
             if there != right:
                 raise UserError(f"{weights} is damaged: {name} is {there}, {right} is right")
-        means = flat.pop("class_means", None)
-        tree = traverse_util.unflatten_dict(
-            {name: jnp.asarray(array) for name, array in flat.items()}, sep="/"
-        )
-        empty: dict[str, Any] = {}
-        model = ModelState(*(tree.get(part, empty) for part in ("params", "batch_stats", "extra")))
-        return cls(path, description, config, method, network, model, means)
+        arrays = {name: jnp.asarray(array) for name, array in flat.items()}
+        return cls(path, description, config, method, network, arrays)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -205,7 +214,7 @@ class SavedRun:
             raise UserError(f"{self.folder / 'results.json'} is missing or damaged")
         return value
 
-    def predict(self, images: np.ndarray, by: Literal["cnn", "nme"] = "cnn") -> np.ndarray:
+    def predict(self, images: np.ndarray, by: Kind = "cnn") -> np.ndarray:
         """Score images against the classes seen.
 
         Args:
@@ -227,31 +236,49 @@ class SavedRun:
                 f"images are {images.dtype} {list(images.shape)}: give uint8 "
                 f"[n, {', '.join(map(str, self.image_shape))}]"
             )
-        if by not in ("cnn", "nme"):
-            raise unknown("by", by, ("cnn", "nme"))
-        if by == "nme" and self._class_means is None:
-            raise UserError(f"{self.folder} has no class means: the run kept no exemplars")
-        seen = len(self.class_names)
-        parts = [np.zeros((0, seen), np.float32)]
+        self.check(by)
+        parts = [np.zeros((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
-            # a short batch is filled up by repeating it, so that there is one shape
-            batch = jnp.asarray(np.resize(part, (BATCH, *self.image_shape)))
-            outputs = self._forward(self._model, batch)
-            parts.append(self._scores(outputs, by)[: len(part), :seen])
+            # a short batch is filled up to a power of two by repeating it: there are few shapes
+            size = 1 << (len(part) - 1).bit_length()
+            batch = jnp.asarray(np.resize(part, (size, *self.image_shape)))
+            parts.append(np.asarray(self._score(self.weights, batch, by=by))[: len(part)])
         return np.concatenate(parts)
 
-    def _scores(self, outputs: Any, by: str) -> np.ndarray:
-        if by == "cnn":
-            seen = jnp.arange(outputs.logits.shape[1]) < len(self.class_names)
-            logits = jnp.where(seen[None], outputs.logits, -jnp.inf)
-            return np.asarray(self._method.predict(logits, self._model.extra))
-        features = np.asarray(outputs.features)
-        lengths = np.linalg.norm(features, axis=1, keepdims=True)
-        unit = features / np.maximum(lengths, np.finfo(np.float32).tiny)
-        assert self._class_means is not None  # checked in `predict`
-        cosines: np.ndarray = unit @ self._class_means.T
-        return cosines
+    def check(self, by: str) -> None:
+        """Check that the model can predict in a way.
+
+        Raises:
+          UserError: another `by` than `cnn` and `nme`, or no class means since the run kept no
+            exemplars.
+        """
+        if by not in KINDS:
+            raise unknown("by", by, KINDS)
+        if by == "nme" and "class_means" not in self.weights:
+            raise UserError(f"{self.folder} has no class means: the run kept no exemplars")
+
+    def score(self, weights: Mapping[str, jax.Array], images: jax.Array, by: Kind) -> jax.Array:
+        """Compute what `predict` returns, as a pure function that can be traced.
+
+        Args:
+          weights: as the attribute.
+          images: uint8 [n, height, width, channels].
+          by: as `predict`.
+        """
+        tree = traverse_util.unflatten_dict(weights, sep="/")
+        empty: dict[str, Any] = {}
+        model = ModelState(*(tree.get(part, empty) for part in ("params", "batch_stats", "extra")))
+        outputs = infer(self._network, model.variables, self._normalize(images))
+        if by == "nme":
+            lengths = jnp.linalg.norm(outputs.features, axis=1, keepdims=True)
+            unit = outputs.features / jnp.maximum(lengths, np.finfo(np.float32).tiny)
+            return jnp.dot(unit, weights["class_means"].T, precision=jax.lax.Precision.HIGHEST)
+        seen = len(self.class_names)
+        logits = jnp.where(
+            jnp.arange(outputs.logits.shape[1])[None] < seen, outputs.logits, -jnp.inf
+        )
+        return self._method.predict(logits, model.extra)[:, :seen]
 
 
 def _describe(folder: pathlib.Path) -> dict[str, Any]:
@@ -268,7 +295,10 @@ def _describe(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-        raise UserError(f"{path} does not describe a model of schema {SCHEMA}")
+        raise UserError(
+            f"{path} does not describe a model of schema {SCHEMA}: the run's training command "
+            "writes it anew"
+        )
     if description.pop("sha256", None) != _sum(description):
         raise UserError(f"{path} is not as it was written")
     return description
@@ -301,6 +331,7 @@ def _check_description(description: Mapping[str, Any]) -> None:
         "std": lambda std: (
             _all(std, float) and len(std) == description["image_shape"][2] and min(std) > 0
         ),
+        "fit": lambda name: isinstance(name, str) and name in FITS,
         "data_identity": lambda identity: isinstance(identity, str),
         "config": lambda config: isinstance(config, dict),
     }

@@ -27,7 +27,7 @@ REGISTRIES = (
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # shapes that broadcast by chance are mistakes
-# jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,6 +59,7 @@ def test_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
         assert one["seconds"].keys() >= {"train", "evaluate", "save", "compile"}
 
 
+@pytest.mark.slow
 def test_a_balanced_finetuning_is_a_row_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", "configs/digits.py:base=80,increment=10", "--seconds=0"]
     words += ["--parts", "steps", "--methods", "lucir", "--config.method.finetune_epochs=1"]

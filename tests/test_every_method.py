@@ -52,7 +52,14 @@ def average_of_finetuning() -> float:
     return average
 
 
-@pytest.mark.parametrize("method", METHODS)
+# the parity tests and the harness of faults train these too
+OFTEN_TRAINED = ("ewc", "fetril", "il2m", "joint", "lwf", "lwf_mc", "pass")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow) if m in OFTEN_TRAINED else m for m in METHODS],
+)
 def test_method(method: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for loss in LOSSES:  # one after the other: they share their compiled programs
         straight = train_digits(method, loss, tmp_path / loss / "straight")

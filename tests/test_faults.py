@@ -39,6 +39,7 @@ def test_every_kind_of_damage_is_noticed_or_harmless(tmp_path: pathlib.Path) -> 
     assert done.total() == len(some) >= len(damage.DAMAGES) + 8
 
 
+@pytest.mark.slow
 def test_a_starved_run_ends_in_one_line_and_goes_on(tmp_path: pathlib.Path) -> None:
     straight = kill.undisturbed(CASE, tmp_path).folder
     kinds = [kind for kind in starve.KINDS if kind != "space" or not os.geteuid()]

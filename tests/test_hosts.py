@@ -74,7 +74,7 @@ def wait_for_epoch(folder: pathlib.Path, task: int, started: list[Process]) -> N
 def test_processes_with_devices_of_their_own_give_the_results_of_one(
     tmp_path: pathlib.Path,
 ) -> None:
-    fields = ["--config.train.epochs=3", "--config.runtime.feed=streamed"]
+    fields = ["--config.train.epochs=2", "--config.runtime.feed=streamed"]
     # herding depends on the features, whose last digits depend on the order of sums
     fields += ["--config.memory.selection=random"]
     one = start(tmp_path / "one", 1, 4, *fields)
@@ -96,6 +96,7 @@ def test_processes_with_devices_of_their_own_give_the_results_of_one(
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_fewer_go_on(tmp_path: pathlib.Path) -> None:
     fields = ["--config.train.epochs=8", "--config.runtime.checkpoint_epochs=100"]
     started = start(tmp_path / "run", 2, 1, *fields)

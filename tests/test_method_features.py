@@ -82,7 +82,7 @@ def test_ewc_accumulates_with_decay_over_at_most_some_images() -> None:
     one = EWC(samples=1)
     start = model(**one.init_extra(HEAD, C))
     alone = one.end_training(start, second, probe).extra["fisher"]["head"]["bias"]
-    distances = np.abs(parts[1]["bias"] - alone).max(axis=1)
+    distances = np.abs(parts[1]["bias"] - np.asarray(alone)).max(axis=1)
     assert distances.min() < 1e-6
 
 

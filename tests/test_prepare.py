@@ -244,6 +244,7 @@ def test_a_source_is_refused_where_none_is_read() -> None:
 # --- the real thing
 
 
+@pytest.mark.slow
 def test_real_cifar100(cifar100_folder: pathlib.Path, data_dir: pathlib.Path) -> None:
     official = data.load("cifar100", cifar100_folder.parent)
     run("--source", cifar100_folder, "--data_dir", data_dir)

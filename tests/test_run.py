@@ -159,6 +159,7 @@ def test_the_same_seed_gives_the_same_results(
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_second_task_it_ends_as_if_nothing_had_happened(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -292,6 +293,7 @@ def test_a_trainer_that_ended_holds_no_device_memory() -> None:
         gc.enable()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_devices(
     finished: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -331,6 +333,7 @@ def test_a_diverging_run_stops_with_a_clear_line(tmp_path: pathlib.Path) -> None
         run(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_tasks_of_real_cifar100(cifar100_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     argv = [
         f"--config={ROOT}/configs/cifar100.py:base=3,increment=3",

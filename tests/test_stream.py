@@ -43,7 +43,9 @@ def config(case: str, feed: str) -> Any:
     return make_config(method, loss, {**fields, "runtime.feed": feed, "train.batch_size": 16})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c == "ewc" else c for c in CASES]
+)
 def test_a_streamed_run_is_a_resident_one(case: str, tmp_path: pathlib.Path) -> None:
     dataset = some_digits()
     results = [run(config(case, f), tmp_path / f, dataset) for f in ("resident", "streamed")]

@@ -26,6 +26,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from bsce_jax.data.source import CENTRAL, WHOLE
 from bsce_jax.errors import UserError
 
 # version of the rules below, part of the identity of what is decoded by them
@@ -176,10 +177,9 @@ def central_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 # by name, how an image is fitted to a height and a width
-WHOLE = "whole_square"
 FITS: dict[str, Callable[[Image.Image, int], Image.Image]] = {
     WHOLE: whole_square,
-    "central_crop": central_crop,
+    CENTRAL: central_crop,
 }
 
 

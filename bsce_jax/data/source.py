@@ -75,6 +75,10 @@ class CroppingSource(Source, Protocol):
         """
 
 
+# ways to fit images of any size to a shape; `decode.FITS` has the functions, and needs Pillow
+WHOLE, CENTRAL = "whole_square", "central_crop"
+
+
 @runtime_checkable
 class FittedSource(Source, Protocol):
     """A source that fits image files of any size to its shape."""

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset, FittedSource
 from bsce_jax.data.augment import normalize
-from bsce_jax.data.decode import FITS, WHOLE
+from bsce_jax.data.source import CENTRAL, WHOLE
 from bsce_jax.errors import UserError, unknown
 from bsce_jax.files import write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
@@ -331,7 +331,7 @@ def _check_description(description: Mapping[str, Any]) -> None:
         "std": lambda std: (
             _all(std, float) and len(std) == description["image_shape"][2] and min(std) > 0
         ),
-        "fit": lambda name: isinstance(name, str) and name in FITS,
+        "fit": lambda name: name in (WHOLE, CENTRAL),
         "data_identity": lambda identity: isinstance(identity, str),
         "config": lambda config: isinstance(config, dict),
     }

@@ -1,4 +1,4 @@
-"""Random-resized crops of the images as they are stored, cut on the host before resizing.
+"""The boxes of random-resized crops, which are cut on the host from images as they are stored.
 
 A crop is a function of the seed, the task, the epoch and the record alone, so that it is the same
 for any number of processes and threads.
@@ -7,7 +7,6 @@ for any number of processes and threads.
 import math
 
 import numpy as np
-from PIL import Image
 
 AREA = (0.08, 1.0)  # of the box, as a share of the image's
 RATIO = (3 / 4, 4 / 3)  # width / height of the box
@@ -60,18 +59,6 @@ def random_box(seed: int, width: int, height: int) -> Box:
         w = round(height * RATIO[1])
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def random_resized_crop(image: Image.Image, size: int, seed: int) -> Image.Image:
-    """Cut a random box out of an image, and resize it.
-
-    Args:
-      image: of any size.
-      size: height and width of the result, in pixels; bilinear and antialiased.
-      seed: from `seeds`.
-    """
-    box = random_box(seed, *image.size)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def _mix(state: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from bsce_jax.data.crops import random_box
 from bsce_jax.data.source import CENTRAL, WHOLE
 from bsce_jax.errors import UserError
 
@@ -174,6 +175,18 @@ def central_crop(image: Image.Image, size: int) -> Image.Image:
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))
+
+
+def random_resized_crop(image: Image.Image, size: int, seed: int) -> Image.Image:
+    """Cut a random box out of an image, and resize it.
+
+    Args:
+      image: of any size.
+      size: height and width of the result, in pixels; bilinear and antialiased.
+      seed: from `seeds`.
+    """
+    box = random_box(seed, *image.size)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 # by name, how an image is fitted to a height and a width

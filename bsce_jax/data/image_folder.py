@@ -18,8 +18,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from bsce_jax.data.crops import random_resized_crop
-from bsce_jax.data.decode import RULES, central_crop, decode, read_all, whole_square
+from bsce_jax.data.decode import (
+    RULES,
+    central_crop,
+    decode,
+    random_resized_crop,
+    read_all,
+    whole_square,
+)
 from bsce_jax.data.source import Dataset, ImageShape, digest
 from bsce_jax.errors import UserError
 

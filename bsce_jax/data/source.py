@@ -68,7 +68,7 @@ class CroppingSource(Source, Protocol):
 
         Args:
           indices: of the records, [k].
-          seeds: of the crops, uint64 [k]; see `crops.random_resized_crop`.
+          seeds: of the crops, uint64 [k]; see `decode.random_resized_crop`.
 
         Returns:
           uint8 [k, height, width, channels].

@@ -18,8 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from bsce_jax.data.crops import random_resized_crop
-from bsce_jax.data.decode import RULES, decode, read_all
+from bsce_jax.data.decode import RULES, decode, random_resized_crop, read_all
 from bsce_jax.data.source import WHOLE, ImageShape, digest
 from bsce_jax.errors import UserError
 from bsce_jax.files import write_atomically

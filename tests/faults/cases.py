@@ -29,6 +29,7 @@ class Case(NamedTuple):
 
 BASE = {"runtime.checkpoint_epochs": 1, "train.epochs": 8, "train.batch_size": 8}
 BASE |= {"scenario.base": 4, "scenario.increment": 3}  # several checkpoints in a task
+STREAMED = {"runtime.feed": "streamed", "train.augmentation": "source_crop+flip"}
 FINE = {"method.finetune_epochs": 2, "train.finetuning": "always"}
 CASES = {
     **{
@@ -43,6 +44,7 @@ CASES = {
     "replayed batches": Case("replay", "cross_entropy", BASE | {"train.replay_batch_size": 8}),
     "total budget": Case("icarl", "balanced_softmax", BASE | {"memory.policy": "total"}),
     "all models": Case("il_baseline", "cross_entropy", BASE | {"runtime.keep_models": "all"}),
+    "streamed crops": Case("il_baseline", "balanced_softmax", BASE | STREAMED, folder=True),
     "image files": Case("il_baseline", "balanced_softmax", BASE, folder=True),
 }
 

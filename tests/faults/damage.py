@@ -121,7 +121,7 @@ def try_damage(
     except UserError as error:
         text = str(error)
         return ("refused" if "\n" not in text else "refused in several lines"), text
-    except Exception as error:
+    except Exception as error:  # a traceback, which is a failure to report
         return f"{type(error).__name__}: {error}", ""
     wrong = cases.differences(folder, straight)
     if wrong and all(name in said for name in wrong):

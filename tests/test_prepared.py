@@ -272,7 +272,7 @@ def test_damaged_labels_are_read_anew(
     folder: pathlib.Path, tmp_path: pathlib.Path, damage: str
 ) -> None:
     first = data.load("tfds:photos", tmp_path, 4)
-    file = tfds_source.labels_file(folder, first.train.key)  # type: ignore[attr-defined]
+    file = tfds_source.labels_file(folder, first.train.key)  # type: ignore[attr-defined]  # of TfdsSource
     content = file.read_bytes()
     changed = bytearray(content)
     changed[-20] ^= 1  # of a label

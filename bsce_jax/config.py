@@ -68,6 +68,14 @@ class Scenario:
     class_order: str = field(
         "1993", "order of the classes, as the seed of a shuffle, sorted, or labels such as 3,1,2"
     )
+    tasks: str = field(
+        "", "classes of each task, as cat,dog|horse, instead of base, increment and class_order"
+    )
+    extends: str = field(
+        "",
+        "folder of a finished run whose tasks come first; the classes that are new follow",
+        alters_results=False,  # what it has is part of the run's identity
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,9 +129,9 @@ def forgetting(matrix: Sequence[Sequence[float | None]]) -> float | None:
     """
     *past, last = matrix
     drops = [
-        max(a for row in past[k:] if (a := row[k]) is not None) - final
+        max(before) - final
         for k, final in enumerate(last[:-1])
-        if final is not None
+        if final is not None and (before := [a for row in past[k:] if (a := row[k]) is not None])
     ]
     return sum(drops) / len(drops) if drops else None
 

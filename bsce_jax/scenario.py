@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bsce_jax.errors import UserError
+from bsce_jax.errors import UserError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,43 @@ def make_scenario(order: Sequence[int], base: int, increment: int) -> Scenario:
     cuts = [0, *range(base or increment, count, increment), count]
     tasks = tuple(tuple(order[start:stop]) for start, stop in itertools.pairwise(cuts))
     return Scenario(tasks, uneven=rest % increment > 0)
+
+
+def explicit_tasks(text: str, class_names: Sequence[str]) -> Scenario:
+    """Read tasks that are listed class by class.
+
+    Args:
+      text: the classes of each task, joined by commas, and the tasks joined by "|", as in
+        "cat,dog|horse". A class is its name or, if no class has that name, its label.
+      class_names: of the data set, one for each label. Classes that are not listed are not in the
+        scenario.
+
+    Returns:
+      The scenario.
+
+    Raises:
+      UserError: an empty task, an unknown class, or a class that is listed twice.
+
+    >>> explicit_tasks("cat,dog|2", ["cat", "dog", "horse"]).tasks
+    ((0, 1), (2,))
+    """
+    labels = {str(label): label for label in range(len(class_names))}
+    labels |= {name: label for label, name in enumerate(class_names)}
+    tasks: list[tuple[int, ...]] = []
+    for part in text.split("|"):
+        names = [name.strip() for name in part.split(",")]
+        if "" in names:
+            raise UserError(
+                f"scenario.tasks is {text!r}: give classes as in 'cat,dog|horse', none empty"
+            )
+        for name in names:
+            if name not in labels:
+                raise unknown("class in scenario.tasks", name, class_names)
+        tasks.append(tuple(labels[name] for name in names))
+    label, times = collections.Counter(itertools.chain(*tasks)).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"scenario.tasks lists class {class_names[label]} {times} times")
+    return Scenario(tuple(tasks))
 
 
 def _parse(text: str) -> int | list[int]:

@@ -7,6 +7,10 @@ Examples:
       --workdir runs/lucir --config.train.epochs=80 --config.seed=1
   python -m bsce_jax.train --config cifar100 --help
       list every field of a config with its value and its meaning
+  python -m bsce_jax.train --extend runs/photos --workdir runs/photos2 \\
+      --config.dataset.data_dir=data/photos
+      learn the classes that a finished run has not learned: it becomes the start of another
+      run, with its config, model and exemplars. The photos that it was trained on may be gone
 
 A run of several processes has the same command on each host. In a SLURM job and on a TPU slice
 they find each other; elsewhere --coordinator, --processes and --process connect them. All use the
@@ -18,6 +22,7 @@ Exit codes: 0 done; 2 bad input; 3 no space left;
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -97,6 +102,9 @@ def _leave_errors_of_threads_to_the_run() -> None:
 def _read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(takes_config=True, prog="python -m bsce_jax.train", description=__doc__)
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--extend", metavar="RUN", help="a finished run to go on from; needs no --config"
+    )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
     parser.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
@@ -109,11 +117,17 @@ def _read(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _configured(args: argparse.Namespace) -> "tuple[ConfigDict, str]":
-    if args.config is None:
+    given, overrides = args.config, dict(args.overrides)
+    if args.extend is not None:
+        if given is None:
+            given = os.path.join(args.extend, "config.json")
+            overrides.setdefault("scenario.tasks", "")  # those of the finished run are its own
+        overrides["scenario.extends"] = args.extend
+    if given is None:
         raise UserError("say --config NAME or --config FILE.py, for example --config digits")
     if args.workdir is None:
         raise UserError("say --workdir DIR: the folder of the run")
-    return make_config(args.config, args.overrides), args.workdir
+    return make_config(given, overrides), args.workdir
 
 
 if __name__ == "__main__":

@@ -82,6 +82,11 @@ def test_forgetting_counts_tasks_whatever_their_size() -> None:
     assert [row[t] for t, row in enumerate(found["matrix"])] == [100.0] * 6
 
 
+def test_a_task_that_was_not_measured_before_is_not_forgotten() -> None:
+    matrix: metrics.Matrix = [[90.0, None, None], [80.0, None, None], [70.0, 50.0, 30.0]]
+    assert metrics.forgetting(matrix) == pytest.approx(90 - 70)
+
+
 def test_forgetting_looks_back_at_the_best_and_not_at_the_first() -> None:
     matrix: metrics.Matrix = [[50.0, None, None], [90.0, 40.0, None], [70.0, 30.0, 20.0]]
     assert metrics.forgetting(matrix) == pytest.approx(((90 - 70) + (40 - 30)) / 2)

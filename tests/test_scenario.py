@@ -1,5 +1,6 @@
 """Class orders and tasks against the published order, hand-made scenarios and slow loops."""
 
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bsce_jax.errors import UserError
-from bsce_jax.scenario import class_order, make_scenario
+from bsce_jax.scenario import class_order, explicit_tasks, make_scenario
 
 PUBLISHED = (68, 56, 78, 8, 23, 84, 90, 65, 74, 76, 40, 89, 3, 92, 55, 9, 26, 80, 43, 38)
 
@@ -120,6 +121,36 @@ def test_a_scenario_by_hand() -> None:
     positions = scenario.positions(np.array([[9, 7, 1], [0, -1, 100]]))
     np.testing.assert_array_equal(positions, [[2, 0, -1], [4, -1, -1]])
     assert positions.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [
+        ("cat,dog|horse", ((0, 1), (2,))),
+        (" cat , dog | horse ", ((0, 1), (2,))),
+        ("2|0", ((2,), (0,))),  # labels
+        ("7,cat|dog", ((3, 0), (1,))),  # a name comes before a label
+    ],
+)
+def test_tasks_can_be_listed(text: str, tasks: tuple[tuple[int, ...], ...]) -> None:
+    scenario = explicit_tasks(text, ["cat", "dog", "horse", "7"])
+    assert scenario.tasks == tasks
+    assert not scenario.uneven
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cat,|dog", "is 'cat,|dog': give classes as in 'cat,dog|horse', none empty"),
+        ("cat||dog", "none empty"),
+        ("cat|dgo", "unknown class in scenario.tasks 'dgo'; did you mean dog"),
+        ("cat|3", "unknown class in scenario.tasks '3'"),
+        ("cat|dog,0", "lists class cat 2 times"),
+    ],
+)
+def test_a_bad_list_of_tasks_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        explicit_tasks(text, ["cat", "dog", "horse"])
 
 
 @settings(deadline=None, max_examples=100)

@@ -115,6 +115,11 @@ class Checkpoints:
             self._sealer.shutdown()
             self._manager.close()
 
+    @property
+    def saved(self) -> bool:
+        """Whether there is a checkpoint."""
+        return self._manager.latest_step() is not None
+
     def save(
         self,
         progress: Progress,

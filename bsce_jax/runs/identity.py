@@ -11,10 +11,19 @@ from bsce_jax.data import Dataset
 from bsce_jax.data.source import digest
 from bsce_jax.errors import UserError
 from bsce_jax.runs import known
+from bsce_jax.runs.extension import Extension
 
 
-def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """Describe the config and the data of a run as a JSON object."""
+def identity(
+    config: ConfigDict, dataset: Dataset, extension: Extension | None = None
+) -> dict[str, Any]:
+    """Describe the config and the data of a run as a JSON object.
+
+    Args:
+      config: of the run.
+      dataset: of the run.
+      extension: the run that it extends, whose model counts as data.
+    """
     facts: dict[str, Any] = {
         "name": dataset.name,
         "image shape": list(dataset.image_shape),
@@ -26,6 +35,8 @@ def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         facts[f"number of {kind} images"] = len(source.labels)
         facts[f"{kind} labels"] = digest(source.labels.tobytes())
         facts[f"{kind} images"] = source.identity
+    if extension:
+        facts["extended model"] = extension.identity
     values = config_lib.flat(config.to_dict())
     return {"config": {path: _plain(value) for path, value in values.items()}, "data": facts}
 

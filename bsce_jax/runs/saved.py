@@ -103,11 +103,15 @@ class SavedRun:
     Attributes:
       folder: of the run.
       task: number of the task after which the model was saved.
+      tasks: labels of each task's classes, of later tasks too.
+      label_names: the name of each label of the data set.
       class_names: the names of the classes seen, in order of arrival: the columns of predictions.
       image_shape: height, width and channels of its input images.
       fit: how the test images were fitted to it, by its name in `decode.FITS`.
       weights: all arrays of the model by their path, and `class_means` [seen, D] if the run kept
         exemplars.
+      mean: per channel, of images scaled to [0, 1]; it is subtracted from them.
+      std: likewise; they are divided by it.
       config: of the run.
       data_identity: of the data set that it was trained on.
 
@@ -130,16 +134,18 @@ class SavedRun:
         height, width, channels = description["image_shape"]
         self.folder = folder
         self.task: int = description["task"]
-        self.class_names = tuple(description["class_names"][label] for label in labels[:seen])
+        self.tasks = tuple(map(tuple, description["tasks"]))
+        self.label_names: tuple[str, ...] = tuple(description["class_names"])
+        self.class_names = tuple(self.label_names[label] for label in labels[:seen])
         self.image_shape: tuple[int, int, int] = (height, width, channels)
         self.fit: str = description["fit"]
         self.weights = dict(weights)
+        self.mean: tuple[float, ...] = tuple(description["mean"])
+        self.std: tuple[float, ...] = tuple(description["std"])
         self.config = config
         self.data_identity: str = description["data_identity"]
         self._method, self._network = method, network
-        self._normalize = functools.partial(
-            normalize, mean=description["mean"], std=description["std"]
-        )
+        self._normalize = functools.partial(normalize, mean=self.mean, std=self.std)
         self._score: Callable[..., jax.Array] = jax.jit(self.score, static_argnames="by")
 
     @classmethod

@@ -16,7 +16,7 @@ from bsce_jax.data import Dataset
 from bsce_jax.data.plan import steps_per_epoch
 from bsce_jax.errors import Stopped, UserError, using
 from bsce_jax.methods import ModelState, Stage
-from bsce_jax.runs import known, log, predictions, results
+from bsce_jax.runs import exemplars, known, log, predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
 from bsce_jax.runs.folder import Claim, claimed
 from bsce_jax.runs.identity import identity, refuse_another
@@ -56,10 +56,10 @@ def run(
     problem = Problem(config, dataset)
     display = Display(quiet=not hosts.is_main())
     with mesh_lib.needing_memory(config.train.batch_size), using(path):
-        dataset = known.without_added(path, problem.dataset, display.line)
-        if dataset is not problem.dataset:
-            problem = Problem(config, dataset)
-        this = identity(config, problem.dataset)
+        found = known.without_added(path, problem.found, display.line)
+        if found is not problem.found:
+            problem = Problem(config, found)
+        this = identity(config, problem.dataset, problem.extension)
         hosts.check_same("config or data", json.dumps(this))
         # Images are read before the folder is made: one that cannot be read leaves nothing behind.
         # A finished run needs none.
@@ -78,20 +78,32 @@ def run(
             progress = Progress()
             if saved := checkpoints.latest():
                 progress, that = saved
-                refuse_another(path, that, this, problem.dataset)
+                refuse_another(path, that, this, problem.found)
+            elif problem.extension:
+                progress = problem.extension.begin(path)
+                hosts.barrier("extended")
             if damage := log.damage(path, progress.log_bytes, progress.log_digest):
                 display.line(damage)
-            if progress.task == problem.scenario.num_tasks and has_model(path):
+            if progress.task == problem.scenario.num_tasks and _has_all(path):
                 return _finished(path, problem, progress, display)
             for task in range(progress.task):
                 predictions.read(path, task)  # find missing files before training
             trainer = trainer or Trainer(problem)
             hosts.barrier("opened")  # before the main process alters what the others have read
             if hosts.is_main():
-                known.write(path, problem.dataset)
+                known.write(path, problem.found)
             with _log(path, progress) as entries:
                 run = _Run(trainer, path, claim, progress, checkpoints, entries, stop, display)
                 return run.tasks()
+
+
+def _has_all(folder: pathlib.Path) -> bool:
+    """Tell whether a finished run has what is made from its images: the model, the exemplars."""
+    try:
+        exemplars.read(folder)
+    except UserError:
+        return False
+    return has_model(folder)
 
 
 @contextlib.contextmanager
@@ -176,6 +188,7 @@ class _Run:
         self._restore()
         if self.progress.task == self.problem.scenario.num_tasks:  # and its model was removed
             self._write_model(self.progress.task - 1, self._class_means())
+            self._write_exemplars()
         for task in range(self.progress.task, self.problem.scenario.num_tasks):
             self._task(task)
         report = self._report()
@@ -305,6 +318,8 @@ class _Run:
                 predictions.write(self.folder, task, labels, cnn, nme)
         with self.clock("save"):
             self._write_model(task, means)
+            if task == problem.scenario.num_tasks - 1:
+                self._write_exemplars()
         self._count_saved(task)
         self.progress = dataclasses.replace(
             self.progress,
@@ -342,6 +357,12 @@ class _Run:
             self.model,
             means,
         )
+
+    def _write_exemplars(self) -> None:
+        if not hosts.is_main():
+            return
+        dataset, order = self.problem.dataset, self.problem.scenario.class_order
+        exemplars.write(self.folder, dataset.train, self.progress.exemplars, order)
 
     def _log_steps(
         self, work: Work, epoch_steps: int, done: int, metrics: dict[str, np.ndarray]
@@ -427,9 +448,10 @@ class _Run:
 
     def _restore(self) -> None:
         """Restore the state of the newest checkpoint, or make the initial one."""
-        progress = self.progress
-        if progress == Progress():
-            self.model = self.trainer.probe(self.network).initial
+        progress, extension = self.progress, self.problem.extension
+        if not self.checkpoints.saved:
+            initial = self.trainer.probe(self.network).initial
+            self.model = extension.model(initial) if extension else initial
             if self.problem.scenario.uneven:
                 last = len(self.problem.scenario.tasks[-1])
                 self.display.line(f"the last task is smaller: {last} classes")

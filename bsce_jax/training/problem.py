@@ -15,7 +15,8 @@ from bsce_jax.errors import UserError
 from bsce_jax.memory import Memory
 from bsce_jax.methods import Stage, TaskInfo
 from bsce_jax.models import Classifier, make_model
-from bsce_jax.scenario import class_order, make_scenario
+from bsce_jax.runs.extension import Extension
+from bsce_jax.scenario import Scenario, class_order, explicit_tasks, make_scenario
 from bsce_jax.training.mesh import count_devices
 
 CHUNK_BYTES = 2**26  # sent to the devices for a chunk, at most, unless one step needs more
@@ -37,7 +38,9 @@ class Problem:
       config: as given.
       method: the method.
       criterion: the classification loss.
-      dataset: the data set.
+      found: the data set as it was loaded.
+      extension: the finished run that this one extends, None for a run of its own.
+      dataset: the data set of the run: `found`, or what the extension makes of it.
       scenario: the tasks.
       network: with the config's backbone and the method's head; see `network_of`.
       labels: [n] int32, position in the class order of every training record, -1 outside it.
@@ -71,20 +74,22 @@ class Problem:
                 "train.replay_batch_size=0"
             )
         named = config.dataset
-        self.dataset = dataset or data.load(
+        self.found = dataset or data.load(
             named.name,
             named.data_dir,
             named.image_size or None,
             named.train_split,
             named.test_split,
         )
+        extends = config.scenario.extends
+        self.extension = Extension(extends) if extends else None
+        self.dataset = self.extension.dataset(self.found) if self.extension else self.found
         if self.crops_sources and not isinstance(self.dataset.train, data.CroppingSource):
             raise UserError(
                 f"train.augmentation is {config.train.augmentation}: {self.dataset.name} has no "
                 "image files to crop, use resized_crop"
             )
-        order = class_order(config.scenario.class_order, self.dataset.num_classes)
-        self.scenario = make_scenario(order, config.scenario.base, config.scenario.increment)
+        self.scenario = self._make_scenario()
         classes = self.scenario.num_classes
         memory.check_budget(config.memory.policy, config.memory.size, classes)
         self.network = make_model(
@@ -98,17 +103,29 @@ class Problem:
         self.records = [np.flatnonzero(self.labels == c) for c in range(classes)]
         self._check_images()
 
+    def _make_scenario(self) -> Scenario:
+        fields = self.config.scenario
+        if self.extension:
+            return self.extension.scenario(self.dataset, fields.tasks)
+        if fields.tasks:
+            return explicit_tasks(fields.tasks, self.dataset.class_names)
+        order = class_order(fields.class_order, self.dataset.num_classes)
+        return make_scenario(order, fields.base, fields.increment)
+
     def _check_images(self) -> None:
-        names = self.dataset.class_names
-        empty = [
-            names[c]
-            for c, r in zip(self.scenario.class_order, self.records, strict=True)
-            if not len(r)
-        ]
+        first = self.first_task
+        old = self.scenario.classes_before(first)
+        new = zip(self.scenario.class_order[old:], self.records[old:], strict=True)
+        empty = [self.dataset.class_names[label] for label, records in new if not len(records)]
         if empty:
             raise UserError(
                 f"no training images of class {', '.join(empty)}: add some, or leave the class out "
-                "of scenario.class_order"
+                "of the tasks (scenario.class_order or scenario.tasks)"
+            )
+        if first and self.all_stages(first)[0].records == "all":
+            raise UserError(
+                f"scenario.extends is {self.config.scenario.extends}, and method "
+                f"{self.config.method.name} trains on all old images: train it anew instead"
             )
         images = len(self.train_records())
         for field in ("batch_size", "replay_batch_size"):
@@ -118,16 +135,21 @@ class Problem:
                     f"train.{field} is {size}, and {self.dataset.name} has {images} training "
                     "images of these classes: choose at most that"
                 )
-        if not len(self.test_records(self.scenario.classes_after(0))):
+        if not len(self.test_records(self.scenario.classes_after(first))):
             raise UserError(
-                f"{self.dataset.name} has no test images of the first task's classes: add some, or "
-                "choose another scenario.class_order"
+                f"{self.dataset.name} has no test images of the classes of task {first + 1}: add "
+                "some, or choose other tasks"
             )
 
     @property
     def crops_sources(self) -> bool:
         """Whether images are cropped before they are resized, by the feed."""
         return "source_crop" in self.config.train.augmentation.split("+")
+
+    @property
+    def first_task(self) -> int:
+        """Number of the first task that this run trains: 0 unless it extends another."""
+        return self.extension.tasks if self.extension else 0
 
     def train_records(self) -> np.ndarray:
         """List the training records of all classes of the scenario."""

@@ -66,6 +66,21 @@ def test_the_relaxed_prior_is_relative_to_the_mean_new_count(name: str) -> None:
     assert prior[5] == -np.inf
 
 
+@pytest.mark.parametrize("name", ["balanced_softmax", "meta_balanced_softmax", "balanced_nca"])
+def test_the_prior_of_tasks_has_two_values(name: str) -> None:
+    criterion = CRITERIA[name]
+    assert issubclass(criterion, BalancedSoftmax)
+    counts = np.array([1, 4, 4, 6, 20, 0])
+    prior = criterion(prior="task").log_prior(counts, OLD, SEEN)
+    np.testing.assert_allclose(prior[:5], np.log([3, 3, 3, 13, 13]), rtol=1e-6)
+    assert prior[5] == -np.inf
+    raised = criterion(prior="task", old_prior=0.5).log_prior(counts, OLD, SEEN)
+    np.testing.assert_allclose(raised[:5], np.log([6.5, 6.5, 6.5, 13, 13]), rtol=1e-6)
+    # with one task it is plain cross-entropy, whatever the counts
+    prior = criterion(prior="task").log_prior(counts, np.zeros(6, bool), counts > 0)
+    np.testing.assert_allclose(prior[:5], np.log(7), rtol=1e-6)
+
+
 def test_without_memory_and_relaxed_prior_old_classes_have_no_probability() -> None:
     counts = np.where(OLD, 0.0, COUNTS)
     gone = BalancedSoftmax(old_prior=0.0).log_prior(counts, OLD, SEEN)

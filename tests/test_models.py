@@ -343,6 +343,18 @@ def check_the_convolution(
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * rounding)
 
 
+def test_several_processes_have_no_sums_in_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, kernel = jnp.ones((16, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+    def program() -> str:
+        gradient = jax.grad(lambda x, kernel: conv_on_cpu(x, kernel, 1).sum(), argnums=1)
+        return str(jax.make_jaxpr(gradient)(x, kernel))
+
+    assert "cond[" in program()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert "cond[" not in program()
+
+
 @pytest.mark.parametrize("convolved", [conv_on_cpu, conv_on_tpu])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_kernels_gradient_is_not_rounded_to_bfloat16(convolved: Any, stride: int) -> None:

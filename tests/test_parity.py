@@ -80,6 +80,7 @@ CASES = (
     Case("replay", "balanced_softmax", fields=(("loss.tau", 0.7),)),
     Case("replay", "balanced_softmax", fields=(("train.replay_batch_size", 6),)),
     Case("finetune", "balanced_softmax", fields=(("loss.old_prior", 0.3),)),
+    Case("replay", "balanced_softmax", fields=(("loss.prior", "task"),)),
     Case("replay", "separated_softmax"),
     Case("replay", "binary_cross_entropy"),
     Case("replay", "meta_balanced_softmax", fields=(("loss.learning_rate", 0.5),)),

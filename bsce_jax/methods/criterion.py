@@ -95,6 +95,7 @@ class Criterion:
         raise TypeError(f"{type(self).__name__} has an init_state: define learned_prior too")
 
 
+PRIORS = ("class", "task")
 CRITERIA: Registry[type[Criterion]] = Registry("loss")
 
 
@@ -111,10 +112,20 @@ class BalancedSoftmax(Criterion):
 
     With tau = 0 it is cross-entropy. Without memory old classes have no images, and get a prior by
     `old_prior` alone.
+
+    It optimises the mean accuracy of the classes: where the classes of a task have unequal numbers
+    of images, it corrects for that too. With the prior `task` it corrects only for the imbalance
+    of old and new classes: each counts as the mean of the old or of the new classes. That fits test
+    sets whose classes are as unequal as the training images.
     """
 
     balanced: ClassVar[bool] = True
     tau: float = field(1.0, "strength of the prior", least=0.0)
+    prior: str = field(
+        "class",
+        "what is counted, each class or the mean of the old and of the new ones",
+        choices=PRIORS,
+    )
     old_prior: float = field(
         0.0,
         "least count of an old class, relative to the mean count of the new ones",
@@ -123,7 +134,13 @@ class BalancedSoftmax(Criterion):
     )
 
     def log_prior(self, counts: np.ndarray, old: np.ndarray, seen: np.ndarray) -> jax.Array:
-        floor = self.old_prior * counts[seen & ~old].mean()
+        new = seen & ~old
+        if self.prior == "task":
+            counts = np.array(counts, float)
+            for part in (old, new):
+                if part.any():
+                    counts[part] = counts[part].mean()
+        floor = self.old_prior * counts[new].mean()
         counts = np.where(old, np.maximum(counts, floor), counts)
         return losses.class_log_prior(counts, tau=self.tau, seen=seen)
 

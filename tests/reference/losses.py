@@ -57,9 +57,11 @@ def at(values: Var, labels: Array) -> Var:
 
 
 def balanced(counts: Array, options: dict[str, Any], old: int) -> Array:
-    """n^tau; without memory an old class counts as some part of a mean new one."""
-    raised = np.copy(counts)
-    raised[:old] = np.maximum(counts[:old], options["old_prior"] * counts[old:].mean())
+    """n^tau, n of a class or the mean of old or of new ones, and at least a part of a new one's."""
+    raised = np.array(counts, float)
+    if options["prior"] == "task":
+        raised[:old], raised[old:] = counts[:old].mean(), counts[old:].mean()
+    raised[:old] = np.maximum(raised[:old], options["old_prior"] * counts[old:].mean())
     return raised ** options["tau"]
 
 

@@ -166,7 +166,13 @@ def of_computed(
     """Call a function of two arrays, and make XLA on CPUs materialise both arrays before.
 
     Otherwise XLA fuses the computation of the arrays into each of their uses, and so repeats it.
+
+    With several processes the function is called as it is. It may hold a sum over the devices, all
+    processes must compute such sums in one order, and XLA on CPUs keeps no order between those in
+    branches.
     """
+    if jax.process_count() > 1:
+        return function(x, gradient)
     shape = jax.eval_shape(function, x, gradient)
     return jax.lax.cond(
         # The condition passes NaN on as NaN. Its purpose is that XLA materialises the arguments of

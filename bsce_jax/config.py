@@ -106,6 +106,11 @@ class Model:
     """`config.model`: the network; the method says which head it has."""
 
     name: str = field("small", "name of the backbone", choices=NETWORKS)
+    init: str = field(
+        "",
+        "file of the backbone's first weights, .safetensors or .npz, empty for random ones",
+        alters_results=False,  # what it has is part of the run's identity
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,30 @@
-"""Atomic writes: a reader finds the old file or the new one, never a part of it."""
+"""Atomic writes: a reader finds the old file or the new one, never a part of it; damaged files."""
 
 import json
 import os
 import pathlib
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any
+
+# what reading an archive of any bytes can raise
+MALFORMED = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:

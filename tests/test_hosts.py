@@ -71,26 +71,31 @@ def wait_for_epoch(folder: pathlib.Path, task: int, started: list[Process]) -> N
     raise AssertionError(end(started))
 
 
+@pytest.mark.parametrize(
+    ("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.slow)]
+)
 def test_processes_with_devices_of_their_own_give_the_results_of_one(
-    tmp_path: pathlib.Path,
+    tmp_path: pathlib.Path, processes: int, devices: int
 ) -> None:
     fields = ["--config.train.epochs=2", "--config.runtime.feed=streamed"]
     # herding depends on the features, whose last digits depend on the order of sums
     fields += ["--config.memory.selection=random"]
     one = start(tmp_path / "one", 1, 4, *fields)
     assert end(one)[0] == [0]
-    codes, out, _ = end(start(tmp_path / "two", 2, 2, *fields))
-    assert codes == [0, 0]
-    assert "average incremental accuracy" in out[0]
-    assert "average incremental accuracy" not in out[1]  # the main process alone prints
-    wanted, found = results(tmp_path / "one"), results(tmp_path / "two")
+    codes, out, _ = end(start(tmp_path / "more", processes, devices, *fields))
+    assert codes == [0] * processes
+    # the main process alone prints
+    assert ["average incremental accuracy" in text for text in out] == [True] + [False] * (
+        processes - 1
+    )
+    wanted, found = results(tmp_path / "one"), results(tmp_path / "more")
     assert found["memory"] == wanted["memory"]
     # sums over four devices are taken in another order
     for kind in ("cnn", "nme"):
         np.testing.assert_allclose(found[kind]["accuracy"], wanted[kind]["accuracy"], atol=2)
     logs = [
         [json.loads(line) for line in (tmp_path / f / "metrics.jsonl").read_text().splitlines()]
-        for f in ("one", "two")
+        for f in ("one", "more")
     ]
     losses = [[entry["loss"] for entry in log if entry["kind"] == "epoch"] for log in logs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-2)

@@ -49,6 +49,7 @@ def count_parameters(name: str, num_classes: int) -> int:
         ("resnet32_option_a", 100, 470_004),
         ("resnet18", 1000, 11_689_512),
         # a 3x3 stem instead of 7x7: 3 * 64 * (49 - 9) fewer
+        ("resnet50", 1000, 25_557_032),
         ("resnet18_cifar", 1000, 11_689_512 - 7_680),
         ("resnet18_podnet", 1000, 11_689_512 - 7_680),
     ],

@@ -1,4 +1,4 @@
-"""Residual networks: ResNet-32 and ResNet-18 in the variants that the references use."""
+"""Residual networks: ResNet-32, ResNet-18 and ResNet-50 as the references use them."""
 
 from dataclasses import field
 from functools import partial
@@ -16,7 +16,10 @@ Stages = tuple[tuple[int, int], ...]
 
 
 class ResNet(nn.Module):
-    """Residual network of basic blocks (He et al. 2016).
+    """Residual network (He et al. 2016).
+
+    A basic block has two 3x3 convolutions. A bottleneck has a 1x1, a 3x3 and a 1x1 convolution, and
+    four times as many outputs; the 3x3 convolution has the stride, as in torchvision.
 
     A stage halves the map if its width differs from that of the previous stage. The returned maps
     are the last sum of each stage, before any ReLU.
@@ -25,10 +28,11 @@ class ResNet(nn.Module):
       stages: (blocks, width) of each stage.
       stem: `cifar` is a 3x3 convolution; `cifar_pool` is that and a max pooling of stride 2;
         `imagenet` is a 7x7 convolution of stride 2 and the max pooling.
-      shortcut: where the width changes, `projection` is a 1x1 convolution with BatchNorm (LUCIR),
+      shortcut: where the outputs change, `projection` is a 1x1 convolution with BatchNorm (LUCIR),
         `padding` takes every second pixel and adds channels of zeros (option A: iCaRL, PODNet).
       block_relu: which blocks end with ReLU: `all`; `within` for all but the last of each stage
         (PODNet's ResNet-18); `none` (PODNet's ResNet-32). `final_relu` decides for the last block.
+      bottleneck: whether the blocks are bottlenecks.
       zero_blocks: whether the scale of the last BatchNorm of each block starts at 0, so that the
         block starts as its shortcut (PODNet's code).
       final_relu: whether the features are rectified; cosine heads need features without ReLU.
@@ -40,6 +44,7 @@ class ResNet(nn.Module):
     stem: str
     shortcut: str
     block_relu: str = "all"
+    bottleneck: bool = False
     zero_blocks: bool = False
     final_relu: bool = True
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
@@ -59,12 +64,19 @@ class ResNet(nn.Module):
         for number, (blocks, wanted) in enumerate(self.stages):
             for block in range(blocks):
                 stride = 1 if wanted == width else 2
-                y = nn.relu(norm()(conv(wanted, stride=stride)(x)))
-                y = norm(0.0 if self.zero_blocks else 1.0)(conv(wanted)(y))
-                if stride == 2 and self.shortcut == "projection":
-                    x = norm()(conv(wanted, size=1, stride=2)(x))
-                elif stride == 2:
-                    x = jnp.pad(x[:, ::2, ::2], [(0, 0)] * 3 + [(0, wanted - width)])
+                inputs, outputs = x.shape[-1], 4 * wanted if self.bottleneck else wanted
+                if self.bottleneck:
+                    y = nn.relu(norm()(conv(wanted, size=1)(x)))
+                    y = nn.relu(norm()(conv(wanted, stride=stride)(y)))
+                    last_conv = conv(outputs, size=1)
+                else:
+                    y = nn.relu(norm()(conv(wanted, stride=stride)(x)))
+                    last_conv = conv(outputs)
+                y = norm(0.0 if self.zero_blocks else 1.0)(last_conv(y))
+                if inputs != outputs and self.shortcut == "projection":
+                    x = norm()(conv(outputs, size=1, stride=stride)(x))
+                elif inputs != outputs:
+                    x = jnp.pad(x[:, ::stride, ::stride], [(0, 0)] * 3 + [(0, outputs - inputs)])
                 x = x + y
                 width = wanted
                 ends = block == blocks - 1
@@ -131,3 +143,10 @@ def resnet18_podnet(**fields: Any) -> ResNet:
     return ResNet(
         _RESNET18, "cifar_pool", "projection", block_relu="within", zero_blocks=True, **fields
     )
+
+
+@NETWORKS.register("resnet50")
+def resnet50(**fields: Any) -> ResNet:
+    """Make the ResNet-50 of ImageNet, with the strides of torchvision."""
+    stages = ((3, 64), (4, 128), (6, 256), (3, 512))
+    return ResNet(stages, "imagenet", "projection", bottleneck=True, **fields)

@@ -15,8 +15,7 @@ import numpy as np
 
 from bsce_jax.data import ArraySource, Source
 from bsce_jax.errors import UserError
-from bsce_jax.files import write_atomically, write_json
-from bsce_jax.runs.predictions import MALFORMED
+from bsce_jax.files import MALFORMED, write_atomically, write_json
 
 SCHEMA = 1
 CHUNK = 256  # images read at a time

@@ -1,5 +1,6 @@
 """The identity of a run: the fields of its config that alter results, and its data."""
 
+import hashlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,8 @@ def identity(
         facts[f"{kind} images"] = source.identity
     if extension:
         facts["extended model"] = extension.identity
+    elif config.model.init:
+        facts["initial weights"] = _sum(config.model.init)
     values = config_lib.flat(config.to_dict())
     return {"config": {path: _plain(value) for path, value in values.items()}, "data": facts}
 
@@ -73,6 +76,14 @@ def refuse_another(
             f"the data is not what {folder} was trained on: the {name} changed{more}; bring the "
             "old data back, or choose another --workdir"
         )
+
+
+def _sum(file: str) -> str:
+    try:
+        with open(file, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read model.init={file}: {error.strerror}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,11 @@
 """`predictions/task_NN.npz`: the test labels and the five best predictions after each task."""
 
 import pathlib
-import struct
-import zipfile
-import zlib
 
 import numpy as np
 
 from bsce_jax.errors import UserError
-from bsce_jax.files import write_atomically
+from bsce_jax.files import MALFORMED, write_atomically
 
 
 def write(
@@ -43,21 +40,3 @@ def read(folder: pathlib.Path, task: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def _path(folder: pathlib.Path, task: int) -> pathlib.Path:
     return folder / "predictions" / f"task_{task:02d}.npz"
-
-
-# what reading an archive of any bytes can raise
-MALFORMED = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)

@@ -24,11 +24,10 @@ from bsce_jax.data import Dataset, FittedSource
 from bsce_jax.data.augment import normalize
 from bsce_jax.data.source import CENTRAL, WHOLE
 from bsce_jax.errors import UserError, unknown
-from bsce_jax.files import write_atomically, write_json
+from bsce_jax.files import MALFORMED, write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.models import Classifier, infer, make_model
 from bsce_jax.runs import results
-from bsce_jax.runs.predictions import MALFORMED
 from bsce_jax.scenario import Scenario
 
 SCHEMA = 3

@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,6 +18,7 @@ from bsce_jax.errors import UserError
 from bsce_jax.memory import Memory
 from bsce_jax.methods import Stage, TaskInfo
 from bsce_jax.models import Classifier, make_model
+from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.runs.extension import Extension
 from bsce_jax.scenario import Scenario, class_order, explicit_tasks, make_scenario
 from bsce_jax.training.mesh import count_devices
@@ -98,6 +102,8 @@ class Problem:
             num_classes=classes,
             dtype=config.runtime.dtype,
         )
+        if config.model.init and not self.extension:
+            load_backbone(config.model.init, self._shapes())
         self.labels = self.scenario.positions(self.dataset.train.labels)
         self.test_labels = self.scenario.positions(self.dataset.test.labels)
         self.records = [np.flatnonzero(self.labels == c) for c in range(classes)]
@@ -140,6 +146,11 @@ class Problem:
                 f"{self.dataset.name} has no test images of the classes of task {first + 1}: add "
                 "some, or choose other tasks"
             )
+
+    def _shapes(self) -> Any:
+        """Compute the shapes of the network's variables."""
+        images = jnp.zeros((1, *self.dataset.image_shape))
+        return jax.eval_shape(partial(self.network.init, train=False), jax.random.key(0), images)
 
     @property
     def crops_sources(self) -> bool:

@@ -105,4 +105,5 @@ def _initial(problem: Problem, network: Classifier, mesh: Mesh) -> ModelState:
         num_classes=problem.scenario.num_classes,
         seed=problem.config.seed,
         mesh=mesh,
+        init="" if problem.extension else problem.config.model.init,
     )

@@ -13,8 +13,8 @@ from PIL import Image
 from tiny_run import make_config, some_digits, without_timing
 
 from bsce_jax.data import Dataset, load
+from bsce_jax.files import MALFORMED
 from bsce_jax.methods import METHODS
-from bsce_jax.runs.predictions import MALFORMED
 from bsce_jax.training.loop import run
 
 

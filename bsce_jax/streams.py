@@ -18,6 +18,7 @@ class Purpose(enum.IntEnum):
     HOLDOUT = 3
     KMEANS = 4
     FISHER = 5
+    EXPANSION = 6
 
 
 def generator(seed: int, purpose: Purpose, task: int, number: int = 0) -> np.random.Generator:

@@ -59,7 +59,9 @@ def outputs(saved: SavedRun, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
     assert isinstance(said, Outputs)
     extra = variables.get("extra", {})
     logits = np.where(np.arange(10) < len(saved.class_names), said.logits, -np.inf)
-    return np.asarray(said.features), np.asarray(method.predict(jnp.asarray(logits), extra))
+    return np.asarray(said.features), np.asarray(
+        method.predict(jnp.asarray(logits), said.features, extra)
+    )
 
 
 def means_by_a_loop(saved: SavedRun) -> np.ndarray:

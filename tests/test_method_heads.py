@@ -119,9 +119,9 @@ def test_bic_corrects_student_and_teacher_and_predictions() -> None:
         classification=(1 - RHO) * cross_entropy(student, LABELS)[REAL].mean(),
         distillation=RHO * divergence(student, teacher)[REAL].mean() / 4,
     )
-    np.testing.assert_allclose(BiC().predict(f32(STUDENT), now), student, rtol=1e-5)
+    np.testing.assert_allclose(BiC().predict(f32(STUDENT), f32(FEATURES), now), student, rtol=1e-5)
     unseen = jnp.array([[1.0, 1.0, 1.0, 1.0, 1.0, -jnp.inf]])
-    assert BiC().predict(unseen, BiC().init_extra({}, C))[0, 5] == -jnp.inf
+    assert BiC().predict(unseen, f32(FEATURES[:1]), BiC().init_extra({}, C))[0, 5] == -jnp.inf
 
 
 # --- cosine heads

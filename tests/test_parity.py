@@ -50,7 +50,9 @@ COSINE = ("method.similarity", "cosine")
 BITING = ("method.clamp", 0.1)
 CASES = (
     # every method with the loss that it was published with
+    Case("acil", task=0, fields=FEW),
     Case("bic"),
+    Case("ds_al", task=0, fields=FEW),
     *both_stages("eeil", "cross_entropy"),
     Case("ewc"),
     Case("fetril", task=0, fields=FEW),
@@ -125,9 +127,10 @@ def test_every_method_every_loss_and_every_stage_is_compared() -> None:
     losses = {make_trainer(case).problem.config.loss.name for case in CASES}
     assert losses == own(CRITERIA)
     for method in own(METHODS):
-        cases = [case for case in CASES if case.method == method and case.task == 2]
+        cases = [case for case in CASES if case.method == method]
         stages = make_trainer(cases[0]).problem.all_stages(2)
-        assert {case.stage for case in cases} == set(range(len(stages)))
+        trained = {number for number, stage in enumerate(stages) if stage.epochs}
+        assert {case.stage for case in cases if case.task == 2} == trained
 
 
 def compare(ours: Chunk, theirs: slow.Result, start: plain.Model) -> None:

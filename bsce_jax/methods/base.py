@@ -8,7 +8,7 @@ its class attributes say what the run must provide, and its hooks are called at 
     stages            list the stages of the task: one, unless the method has more
     terms             inside the compiled step: the loss terms that are added up
     end_training      after training: correct a bias, keep statistics
-    predict           convert logits to class scores
+    predict           convert logits and features to class scores
 
 No method owns a training loop. What differs between tasks enters the compiled step as arrays
 (`TaskContext`, `ModelState.extra`), so a task with the same network and batch shapes compiles
@@ -175,10 +175,11 @@ class Method:
         """Correct the model after the training of a task, before exemplars are chosen."""
         return model
 
-    def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
-        """Return [n, C] class scores, from [n, C] logits, -inf where unseen.
+    def predict(self, logits: jax.Array, features: jax.Array, extra: dict[str, Any]) -> jax.Array:
+        """Return [n, C] class scores, from [n, C] logits and [n, D] features.
 
-        The highest score is the prediction, and their softmax are the probabilities.
+        Logits and scores are -inf where unseen. The highest score is the prediction, and their
+        softmax are the probabilities.
         """
         return logits
 

@@ -52,9 +52,9 @@ class BiC(Method):
 
     def terms(self, step: Step) -> Terms:
         student = dataclasses.replace(
-            step.student, logits=self.predict(step.student.logits, step.extra)
+            step.student, logits=_corrected(step.student.logits, step.extra)
         )
-        teacher = self.predict(step.teacher.logits, step.previous.extra)
+        teacher = _corrected(step.teacher.logits, step.previous.extra)
         distillation = losses.distillation(
             student.logits, teacher, temperature=self.temperature, where=step.task.old
         )
@@ -68,7 +68,7 @@ class BiC(Method):
         if not len(task.validation):
             return model
         logits = jnp.asarray(probe.logits(model, task.validation))
-        logits = self.predict(logits, model.extra)[:, : task.seen]
+        logits = _corrected(logits, model.extra)[:, : task.seen]
         new = np.arange(task.seen) >= task.old
         alpha, beta = fit_bias(np.asarray(logits), task.labels[task.validation], new)
         rows = slice(task.old, task.seen)
@@ -78,8 +78,12 @@ class BiC(Method):
         }
         return dataclasses.replace(model, extra=extra)
 
-    def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
-        return extra["alpha"][None] * logits + extra["beta"][None]
+    def predict(self, logits: jax.Array, features: jax.Array, extra: dict[str, Any]) -> jax.Array:
+        return _corrected(logits, extra)
+
+
+def _corrected(logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
+    return extra["alpha"][None] * logits + extra["beta"][None]
 
 
 def fit_bias(logits: np.ndarray, labels: np.ndarray, new: np.ndarray) -> tuple[float, float]:

@@ -53,7 +53,7 @@ class IL2M(Method):
         }
         return dataclasses.replace(model, extra=extra)
 
-    def predict(self, logits: jax.Array, extra: dict[str, Any]) -> jax.Array:
+    def predict(self, logits: jax.Array, features: jax.Array, extra: dict[str, Any]) -> jax.Array:
         scores = jax.nn.log_softmax(logits, axis=-1)
         factor = extra["class_initial"] / jnp.maximum(extra["class_now"], 1e-12)
         factor *= extra["confidence_now"] / extra["confidence_initial"]

@@ -283,7 +283,7 @@ class SavedRun:
         logits = jnp.where(
             jnp.arange(outputs.logits.shape[1])[None] < seen, outputs.logits, -jnp.inf
         )
-        return self._method.predict(logits, model.extra)[:, :seen]
+        return self._method.predict(logits, outputs.features, model.extra)[:, :seen]
 
 
 def _describe(folder: pathlib.Path) -> dict[str, Any]:

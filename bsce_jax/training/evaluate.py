@@ -22,7 +22,7 @@ def predict(
     """Predict test images among the classes seen.
 
     Args:
-      method: converts logits to scores.
+      method: converts logits and features to scores.
       model: the model after the task.
       scenario: the classes, in order of arrival.
       seen: how many classes were seen.
@@ -36,7 +36,7 @@ def predict(
     """
     features, logits = test.outputs(model, records)
     logits[:, seen:] = -np.inf
-    scores = np.asarray(method.predict(jnp.asarray(logits), model.extra))
+    scores = np.asarray(method.predict(jnp.asarray(logits), jnp.asarray(features), model.extra))
     cnn = top_classes(scores[:, :seen], scenario)
     if means is None:
         return cnn, np.full_like(cnn, -1)

@@ -222,6 +222,8 @@ TERMS: dict[str, Callable[[View], Terms]] = {
     "eeil": _taskwise,
     "ewc": _ewc,
     "fetril": _fetril,
+    "acil": _classification,
+    "ds_al": _classification,
     "finetune": _classification,
     "icarl": _icarl,
     "il2m": _classification,

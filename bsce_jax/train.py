@@ -121,7 +121,8 @@ def _configured(args: argparse.Namespace) -> "tuple[ConfigDict, str]":
     if args.extend is not None:
         if given is None:
             given = os.path.join(args.extend, "config.json")
-            overrides.setdefault("scenario.tasks", "")  # those of the finished run are its own
+            for field in ("scenario.tasks", "train.init_from", "model.init"):
+                overrides.setdefault(field, "")  # those of the finished run are its own
         overrides["scenario.extends"] = args.extend
     if given is None:
         raise UserError("say --config NAME or --config FILE.py, for example --config digits")

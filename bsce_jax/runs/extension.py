@@ -24,6 +24,7 @@ from bsce_jax.methods import ModelState
 from bsce_jax.runs import exemplars, predictions
 from bsce_jax.runs.checkpoint import Progress
 from bsce_jax.runs.saved import SavedRun
+from bsce_jax.runs.start import digest_of
 from bsce_jax.scenario import Scenario, explicit_tasks
 
 
@@ -60,9 +61,7 @@ class Extension:
                 f"{self.run.folder / 'results.json'} is damaged: the run's command writes it anew"
             ) from error
         self._exemplars, self._counts = exemplars.read(self.run.folder)
-        arrays = self.run.weights.items()
-        parts = [name.encode() + np.asarray(array).tobytes() for name, array in sorted(arrays)]
-        self.identity = hashlib.sha256(b"".join(parts)).hexdigest()
+        self.identity = digest_of(self.run)
 
     @property
     def learned(self) -> tuple[int, ...]:

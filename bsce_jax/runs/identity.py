@@ -1,6 +1,5 @@
 """The identity of a run: the fields of its config that alter results, and its data."""
 
-import hashlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +11,16 @@ from bsce_jax.data import Dataset
 from bsce_jax.data.source import digest
 from bsce_jax.errors import UserError
 from bsce_jax.runs import known
-from bsce_jax.runs.extension import Extension
+from bsce_jax.runs.start import Start
 
 
-def identity(
-    config: ConfigDict, dataset: Dataset, extension: Extension | None = None
-) -> dict[str, Any]:
+def identity(config: ConfigDict, dataset: Dataset, start: Start | None = None) -> dict[str, Any]:
     """Describe the config and the data of a run as a JSON object.
 
     Args:
       config: of the run.
       dataset: of the run.
-      extension: the run that it extends, whose model counts as data.
+      start: the weights that it starts from, which count as data; None for random ones.
     """
     facts: dict[str, Any] = {
         "name": dataset.name,
@@ -36,10 +33,8 @@ def identity(
         facts[f"number of {kind} images"] = len(source.labels)
         facts[f"{kind} labels"] = digest(source.labels.tobytes())
         facts[f"{kind} images"] = source.identity
-    if extension:
-        facts["extended model"] = extension.identity
-    elif config.model.init:
-        facts["initial weights"] = _sum(config.model.init)
+    if start:
+        facts["initial weights"] = start.identity
     values = config_lib.flat(config.to_dict())
     return {"config": {path: _plain(value) for path, value in values.items()}, "data": facts}
 
@@ -76,14 +71,6 @@ def refuse_another(
             f"the data is not what {folder} was trained on: the {name} changed{more}; bring the "
             "old data back, or choose another --workdir"
         )
-
-
-def _sum(file: str) -> str:
-    try:
-        with open(file, "rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read model.init={file}: {error.strerror}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -59,7 +59,7 @@ def run(
         found = known.without_added(path, problem.found, display.line)
         if found is not problem.found:
             problem = Problem(config, found)
-        this = identity(config, problem.dataset, problem.extension)
+        this = identity(config, problem.dataset, problem.start)
         hosts.check_same("config or data", json.dumps(this))
         # Images are read before the folder is made: one that cannot be read leaves nothing behind.
         # A finished run needs none.
@@ -448,10 +448,10 @@ class _Run:
 
     def _restore(self) -> None:
         """Restore the state of the newest checkpoint, or make the initial one."""
-        progress, extension = self.progress, self.problem.extension
+        progress, start = self.progress, self.problem.start
         if not self.checkpoints.saved:
             initial = self.trainer.probe(self.network).initial
-            self.model = extension.model(initial) if extension else initial
+            self.model = start.model(initial) if start else initial
             if self.problem.scenario.uneven:
                 last = len(self.problem.scenario.tasks[-1])
                 self.display.line(f"the last task is smaller: {last} classes")

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from bsce_jax.data.feed import Feed
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.models import Classifier, infer
-from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.training import compiler
 from bsce_jax.training import mesh as mesh_lib
 
@@ -122,21 +121,15 @@ def initialize(
     num_classes: int,
     seed: int,
     mesh: Mesh,
-    init: str = "",
 ) -> ModelState:
-    """Initialise a network with a run's seed, replicated on every device.
-
-    With `init`, a file, the backbone is that of the file; see `load_backbone`.
-    """
+    """Initialise a network with a run's seed, replicated on every device."""
     # jitted, so that it compiles once and not layer by layer; hardly optimised, since it runs once.
     # At level 0 jaxlib 0.10.2 compiles some programs (a PODNet step is one) to other results.
-    draw = jax.jit(
+    init = jax.jit(
         lambda key: network.init(key, jnp.zeros((1, *image_shape)), train=False),
         compiler_options={"xla_backend_optimization_level": 1},
     )
-    variables = draw(jax.random.key(seed))
-    if init:
-        variables = load_backbone(init, variables)
+    variables = init(jax.random.key(seed))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     extra = method.init_extra(params, num_classes)
     model = ModelState(params=params, batch_stats=batch_stats, extra=extra)

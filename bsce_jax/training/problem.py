@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from bsce_jax.methods import Stage, TaskInfo
 from bsce_jax.models import Classifier, make_model
 from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.runs.extension import Extension
+from bsce_jax.runs.start import FirstTask, Pretrained, Start
 from bsce_jax.scenario import Scenario, class_order, explicit_tasks, make_scenario
 from bsce_jax.training.mesh import count_devices
 
@@ -46,6 +46,7 @@ class Problem:
       extension: the finished run that this one extends, None for a run of its own.
       dataset: the data set of the run: `found`, or what the extension makes of it.
       scenario: the tasks.
+      start: the weights that the run starts from, None for random ones.
       network: with the config's backbone and the method's head; see `network_of`.
       labels: [n] int32, position in the class order of every training record, -1 outside it.
       test_labels: the same for every test record.
@@ -102,8 +103,7 @@ class Problem:
             num_classes=classes,
             dtype=config.runtime.dtype,
         )
-        if config.model.init and not self.extension:
-            load_backbone(config.model.init, self._shapes())
+        self.start = self._make_start()
         self.labels = self.scenario.positions(self.dataset.train.labels)
         self.test_labels = self.scenario.positions(self.dataset.test.labels)
         self.records = [np.flatnonzero(self.labels == c) for c in range(classes)]
@@ -147,10 +147,25 @@ class Problem:
                 "some, or choose other tasks"
             )
 
-    def _shapes(self) -> Any:
-        """Compute the shapes of the network's variables."""
-        images = jnp.zeros((1, *self.dataset.image_shape))
-        return jax.eval_shape(partial(self.network.init, train=False), jax.random.key(0), images)
+    def _make_start(self) -> Start | None:
+        named = {
+            "scenario.extends": self.config.scenario.extends,
+            "train.init_from": self.config.train.init_from,
+            "model.init": self.config.model.init,
+        }
+        given = [path for path, value in named.items() if value]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} are given: a run starts from one of them")
+        if self.config.train.init_from:
+            first = FirstTask(self.config.train.init_from)
+            first.check(self.config, self.dataset, self.scenario)
+            return first
+        if self.config.model.init:
+            images = jnp.zeros((1, *self.dataset.image_shape))
+            init = partial(self.network.init, train=False)
+            load_backbone(self.config.model.init, jax.eval_shape(init, jax.random.key(0), images))
+            return Pretrained(self.config.model.init)
+        return self.extension
 
     @property
     def crops_sources(self) -> bool:
@@ -179,7 +194,12 @@ class Problem:
         return self.method.network(self.network, task)
 
     def stages(self, task: int) -> tuple[Stage, ...]:
-        """List the stages of a task, without those that a balanced loss leaves out."""
+        """List the stages of a task, without those that a balanced loss leaves out.
+
+        The first task has none if its model comes from another run.
+        """
+        if task == 0 and self.config.train.init_from:
+            return ()
         return tuple(stage for stage in self.all_stages(task) if not self.saves(stage))
 
     def saves(self, stage: Stage) -> bool:

@@ -105,5 +105,4 @@ def _initial(problem: Problem, network: Classifier, mesh: Mesh) -> ModelState:
         num_classes=problem.scenario.num_classes,
         seed=problem.config.seed,
         mesh=mesh,
-        init="" if problem.extension else problem.config.model.init,
     )

@@ -1,0 +1,151 @@
+"""What a run starts from other than random weights: a file, or another run's first task.
+
+`runs/extension.py` has the third possibility, a finished run that goes on.
+"""
+
+import hashlib
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from bsce_jax import config as config_lib
+from bsce_jax.data import Dataset
+from bsce_jax.errors import UserError
+from bsce_jax.methods import ModelState
+from bsce_jax.models.pretrained import load_backbone
+from bsce_jax.runs.saved import SavedRun
+from bsce_jax.scenario import Scenario
+
+# fields of the training that do not concern the first task
+LATER = ("train.init_from", "train.replay_batch_size", "train.finetuning")
+# losses that are the plain cross-entropy in a first task whose classes have equal numbers of images
+PLAIN = ("cross_entropy", "balanced_softmax", "meta_balanced_softmax", "separated_softmax")
+
+
+class Start(Protocol):
+    """The weights that a run starts from."""
+
+    @property
+    def identity(self) -> str:
+        """A digest of the weights."""
+
+    def model(self, initial: ModelState) -> ModelState:
+        """Put the weights into the initial model, which is on devices."""
+
+
+class Pretrained:
+    """The weights of a file, for the backbone; see `load_backbone`.
+
+    Args:
+      file: .safetensors or .npz.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+
+    def __init__(self, file: str):
+        self._file = file
+        try:
+            with open(file, "rb") as f:
+                self.identity = hashlib.file_digest(f, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read model.init={file}: {error.strerror}") from error
+
+    def model(self, initial: ModelState) -> ModelState:
+        """Replace the backbone by that of the file.
+
+        Raises:
+          UserError: it is of another network.
+        """
+        loaded = load_backbone(self._file, initial.variables)
+        return ModelState(
+            params=as_placed(loaded["params"], initial.params),
+            batch_stats=as_placed(loaded.get("batch_stats", {}), initial.batch_stats),
+            extra=initial.extra,
+        )
+
+
+class FirstTask:
+    """The model of another run after its first task, which then need not be trained again.
+
+    What the method does after the training, and the choice of exemplars, are done anew.
+
+    Args:
+      folder: of the other run.
+
+    Raises:
+      UserError: it has no model of its first task, or a damaged one.
+    """
+
+    def __init__(self, folder: str):
+        self._run = SavedRun.open(folder, task=0)
+        self.identity = digest_of(self._run)
+
+    def check(self, config: ConfigDict, dataset: Dataset, scenario: Scenario) -> None:
+        """Check that a run has the same first task.
+
+        Raises:
+          UserError: other data, classes, network or training.
+        """
+        folder, there = self._run.folder, config_lib.flat(self._run.config.to_dict())
+        here = config_lib.flat(config.to_dict())
+        differences = [
+            f"{path} is {there.get(path)!r} there and {here[path]!r} here"
+            for path in here
+            if path.partition(".")[0] in ("model", "train")
+            and path not in LATER
+            and _plain(there.get(path)) != _plain(here[path])
+        ]
+        losses = {there["loss.name"], config.loss.name}
+        counts = np.bincount(dataset.train.labels)[list(scenario.tasks[0])]
+        if len(losses) > 1 and not (losses <= set(PLAIN) and len(set(counts)) == 1):
+            differences.append(f"loss.name is {there['loss.name']} there, {config.loss.name} here")
+        if self._run.data_identity != dataset.identity:
+            differences.append("the data is not the same")
+        if self._run.tasks[0] != scenario.tasks[0]:
+            differences.append("the first task has other classes")
+        if differences:
+            raise UserError(f"train.init_from={folder} has another first task: {differences[0]}")
+
+    def model(self, initial: ModelState) -> ModelState:
+        """Take the parameters and the statistics; the head's rows of later classes stay initial.
+
+        Raises:
+          UserError: they are of another network.
+        """
+        seen = len(self._run.class_names)
+        variables = {"params": initial.params, "batch_stats": initial.batch_stats}
+        flat = traverse_util.flatten_dict(variables, sep="/")
+        for name, array in flat.items():
+            there = self._run.weights.get(name)
+            rows = slice(seen) if name.startswith("params/head/") and array.ndim else ...
+            if there is None or there.ndim != array.ndim or there[rows].shape != array[rows].shape:
+                raise UserError(
+                    f"train.init_from={self._run.folder} is of another network: {name} does not fit"
+                )
+            whole = np.array(array)
+            whole[rows] = np.asarray(there[rows])
+            flat[name] = jax.device_put(whole, array.sharding)
+        loaded = traverse_util.unflatten_dict(flat, sep="/")
+        return ModelState(loaded["params"], loaded.get("batch_stats", {}), initial.extra)
+
+
+def digest_of(run: SavedRun) -> str:
+    """Compute a digest of a run's arrays."""
+    state = hashlib.sha256()
+    for name, array in sorted(run.weights.items()):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(array).data)
+    return state.hexdigest()
+
+
+def as_placed(values: Any, like: Any) -> Any:
+    """Put a tree of arrays on the devices where another tree is."""
+    return jax.tree.map(lambda value, array: jax.device_put(value, array.sharding), values, like)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

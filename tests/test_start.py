@@ -1,0 +1,88 @@
+"""Runs that share the training of their first task."""
+
+import pathlib
+from typing import Any
+
+import pytest
+from tiny_run import assert_same_run, make_config, run_with_interruption, some_digits, weights
+
+from bsce_jax.errors import UserError
+from bsce_jax.runs.predictions import read
+from bsce_jax.training.loop import run
+
+DIGITS = some_digits()
+WITHOUT = ("timing", "peak_memory")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of all classes at once would do too: it has the first of two tasks and another end."""
+    folder = tmp_path_factory.mktemp("base") / "run"
+    run(make_config("finetune", fields={"runtime.keep_models": "all"}), folder, DIGITS)
+    return folder
+
+
+def test_the_run_is_that_of_its_own_first_task(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    fields = {"runtime.keep_models": "all"}
+    wanted = run(make_config("il_baseline", "cross_entropy", fields), own, DIGITS)
+    made = make_config("il_baseline", "cross_entropy", {**fields, "train.init_from": str(base)})
+    found = run(made, shared, DIGITS)
+    assert {k: v for k, v in found.items() if k not in WITHOUT} == {
+        k: v for k, v in wanted.items() if k not in WITHOUT
+    }
+    for task in (0, 1):
+        for name, array in weights(own, task).items():
+            assert (array == weights(shared, task)[name]).all(), name
+    assert 2 * found["timing"]["steps"] < 2 * wanted["timing"]["steps"]
+    assert "train" not in found["timing"]["tasks"][0]
+    assert "train" in found["timing"]["tasks"][1]
+
+
+def test_it_resumes(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    made = make_config("bic", fields={"train.init_from": str(base)})
+    run(made, tmp_path / "straight", DIGITS)
+    run_with_interruption(made, DIGITS, tmp_path / "killed", "killed", task=1, epoch=2)
+    assert_same_run(tmp_path / "straight", tmp_path / "killed", 1)
+
+
+def test_more_classes_may_follow(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    made = make_config("acil", fields={"train.init_from": str(base), "method.width": 16})
+    made.scenario.class_order = "0,1,2,3,4,7,8"
+    made.scenario.increment = 1
+    results = run(made, tmp_path / "run", DIGITS)
+    assert [len(task) for task in results["tasks"]] == [5, 1, 1]
+    labels, *_ = read(tmp_path / "run", 2)
+    assert set(labels.tolist()) == {0, 1, 2, 3, 4, 7, 8}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train.epochs": 4}, "train.epochs is 3 there and 4 here"),
+        ({"scenario.base": 4, "scenario.increment": 3}, "the first task has other classes"),
+        ({"model.name": "small"}, "model.name is 'tiny' there and 'small' here"),
+        ({"model.init": "weights.npz"}, "train.init_from and model.init are given"),
+    ],
+)
+def test_another_first_task_is_refused(
+    base: pathlib.Path, tmp_path: pathlib.Path, fields: dict[str, Any], message: str
+) -> None:
+    made = make_config("il_baseline", fields={"train.init_from": str(base), **fields})
+    with pytest.raises(UserError, match=message):
+        run(made, tmp_path / "run", DIGITS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_head_loss_or_data_is_refused(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def refused(message: str, method: str, loss: str, data: Any = DIGITS) -> None:
+        made = make_config(method, loss, {"train.init_from": str(base)})
+        with pytest.raises(UserError, match=message):
+            run(made, tmp_path / method, data)
+
+    refused("is of another network: params/head/scale does not fit", "lucir", "cross_entropy")
+    refused("loss.name is cross_entropy there", "icarl", "binary_cross_entropy")
+    refused("the data is not the same", "il_baseline", "cross_entropy", some_digits(19, 8))
+    made = make_config("il_baseline", fields={"train.init_from": str(tmp_path / "nothing")})
+    with pytest.raises(UserError, match="no model in"):
+        run(made, tmp_path / "run", DIGITS)

@@ -132,6 +132,9 @@ class Train:
     )
     optimizer: str = field("sgd", "name of the optimiser", choices=OPTIMIZERS)
     learning_rate: float = field(0.1, "learning rate at the start of each task", above=0.0)
+    later_learning_rate: float = field(
+        0.0, "the same for all tasks but the first, 0 for that of the first", least=0.0
+    )
     momentum: float = field(0.9, "momentum of SGD", least=0.0, below=1.0)
     weight_decay: float = field(5e-4, "weight decay", least=0.0)
     schedule: str = field("step", "how the learning rate falls", choices=SCHEDULES)

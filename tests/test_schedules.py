@@ -99,3 +99,11 @@ def test_a_stage_uses_the_rates_of_its_schedule(
         "constant": [0.8] * 8,
     }
     np.testing.assert_allclose(used, by_hand[schedule], atol=1e-6)
+
+
+def test_later_tasks_may_have_a_rate_of_their_own() -> None:
+    for later, wanted in ((0.0, [0.5, 0.5, 0.5]), (0.01, [0.5, 0.01, 0.01])):
+        fields = {"train.learning_rate": 0.5, "train.later_learning_rate": later}
+        fields |= {"scenario.base": 4, "scenario.increment": 3}
+        problem = Problem(make_config("il_baseline", fields=fields), flat_images([4] * 10))
+        assert [main_stage(problem, task).learning_rate for task in range(3)] == wanted

@@ -20,7 +20,12 @@ from bsce_jax.runs.saved import SavedRun
 from bsce_jax.scenario import Scenario
 
 # fields of the training that do not concern the first task
-LATER = ("train.init_from", "train.replay_batch_size", "train.finetuning")
+LATER = (
+    "train.init_from",
+    "train.later_learning_rate",
+    "train.replay_batch_size",
+    "train.finetuning",
+)
 # losses that are the plain cross-entropy in a first task whose classes have equal numbers of images
 PLAIN = ("cross_entropy", "balanced_softmax", "meta_balanced_softmax", "separated_softmax")
 

@@ -216,7 +216,7 @@ class Problem:
             name="training",
             terms=self.method.classification if classify else self.method.terms,
             epochs=train.epochs,
-            learning_rate=train.learning_rate,
+            learning_rate=(task > 0 and train.later_learning_rate) or train.learning_rate,
             schedule=train.schedule,
             milestones=tuple(train.milestones),
             decay=train.decay,

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/digits.py
 
-A seed is the seed of the run and of the class order. Runs are in runs/digits-LOSS-SEED, and are
+A seed is the seed of the run and of the class order. Runs are in runs/digits-LOSS/seed_N, and are
 not trained again if they are finished.
 """
 
@@ -12,7 +12,7 @@ from bsce_jax.cli import Parser
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.train import parse
 from bsce_jax.training import compiler
-from bsce_jax.training.loop import run
+from bsce_jax.training.seeds import run_seeds
 
 SEEDS = range(5)
 
@@ -23,19 +23,13 @@ def main() -> None:
     print("| loss | last accuracy | average incremental | forgetting | old classes | new classes |")
     print("|---|---|---|---|---|---|")
     for loss in ("cross_entropy", "balanced_softmax"):
-        rows = []
-        for seed in SEEDS:
-            argv = [
-                f"--config={common.ROOT}/configs/digits.py:loss={loss}",
-                f"--config.seed={seed}",
-                f"--config.scenario.class_order={seed}",
-                f"--workdir={common.ROOT}/runs/digits-{loss}-{seed}",
-            ]
-            cnn = run(*parse(argv))["cnn"]
-            figures = [cnn[name] for name in ("last", "average_incremental", "forgetting")]
-            rows.append([*figures, cnn["old"][-1], cnn["new"][-1]])
-        columns = zip(*rows, strict=True)
-        cells = [common.mean_and_deviation(column) for column in columns]
+        config = f"--config={common.ROOT}/configs/digits.py:loss={loss}"
+        cnn = run_seeds(*parse([config, f"--workdir={common.ROOT}/runs/digits-{loss}"]), SEEDS)[
+            "cnn"
+        ]
+        figures = [cnn[name] for name in ("last", "average_incremental", "forgetting")]
+        figures += [cnn[name][-1] for name in ("old", "new")]
+        cells = [common.mean_and_deviation(figure["values"]) for figure in figures]
         print(f"| `{loss}` | {' | '.join(cells)} |")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from bsce_jax import memory
+from bsce_jax.callbacks import CALLBACKS
 from bsce_jax.data import NAMES
 from bsce_jax.data.augment import make_augment
 from bsce_jax.data.stream import FEEDS
@@ -169,6 +170,9 @@ class Runtime:
     checkpoint_epochs: int = field(10, "epochs between checkpoints", least=1, alters_results=False)
     keep_models: str = field(
         "last", "which tasks' models are kept", choices=KEEP_MODELS, alters_results=False
+    )
+    callback: str = field(
+        "none", "what gets each logged record", choices=CALLBACKS, alters_results=False
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from bsce_jax.errors import UserError, unknown
 
+WIDTH = 80  # of help texts
 INDENT = 36  # column of the meanings in a help text
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -139,7 +140,7 @@ class Field:
         domain = "" if self.type is str and self.choices is None else f": {self.domain}"
         return textwrap.fill(
             f"{start}  {self.meaning}{domain}",
-            width=100,
+            width=WIDTH,
             subsequent_indent=" " * INDENT,
             break_on_hyphens=False,
         )

@@ -110,6 +110,15 @@ def class_order(spec: int | str | Sequence[int], num_classes: int) -> tuple[int,
     return order
 
 
+def is_shuffle(spec: str) -> bool:
+    """Tell whether the text of a class order is the seed of a shuffle; see `class_order`.
+
+    Raises:
+      UserError: it is no class order.
+    """
+    return spec.strip() != "sorted" and isinstance(_parse(spec), int)
+
+
 def make_scenario(order: Sequence[int], base: int, increment: int) -> Scenario:
     """Split a class order into tasks.
 

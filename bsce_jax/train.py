@@ -5,16 +5,25 @@ Examples:
       run the same command again to resume
   python -m bsce_jax.train --config cifar100:method=lucir,base=50,increment=10 \\
       --workdir runs/lucir --config.train.epochs=80 --config.seed=1
+  python -m bsce_jax.train --config digits --workdir runs/seeds --seeds 0,1,2
+      train in runs/seeds/seed_0 and so on, and write runs/seeds/summary.json
   python -m bsce_jax.train --config cifar100 --help
       list every field of a config with its value and its meaning
   python -m bsce_jax.train --extend runs/photos --workdir runs/photos2 \\
       --config.dataset.data_dir=data/photos
-      learn the classes that a finished run has not learned: it becomes the start of another
-      run, with its config, model and exemplars. The photos that it was trained on may be gone
+      learn the classes that a finished run has not learned: it becomes the
+      start of another run, with its config, model and exemplars. The photos
+      that it was trained on may be gone
 
-A run of several processes has the same command on each host. In a SLURM job and on a TPU slice
-they find each other; elsewhere --coordinator, --processes and --process connect them. All use the
-same --workdir. The first one writes the files and prints.
+With --seeds, seed N also shuffles the classes: scenario.class_order is N. An
+order that --config.scenario.class_order sets, or that the config lists, is the
+same for all seeds. Finished seeds are not trained again. The summary is of all
+seeds that are finished in the folder.
+
+A run of several processes has the same command on each host. In a SLURM job
+and on a TPU slice they find each other; elsewhere --coordinator, --processes
+and --process connect them. All use the same --workdir. The first one writes
+the files and prints.
 
 Exit codes: 0 done; 2 bad input; 3 no space left;
 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP, after saving a checkpoint.
@@ -60,22 +69,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, folder = _configured(args)
 
     from bsce_jax import hosts
-    from bsce_jax.report.table import print_results
+    from bsce_jax.report.table import print_results, print_summary
     from bsce_jax.training import compiler
     from bsce_jax.training.loop import run
+    from bsce_jax.training.seeds import refuse_seeds, run_seeds
 
     hosts.initialize(args.coordinator, args.processes, args.process)
     compiler.keep_programs()
     _leave_errors_of_threads_to_the_run()
     with hosts.ending_together():
         try:
-            results = run(config, folder)
+            if args.seeds is None:
+                refuse_seeds(folder)
+                found, show = run(config, folder), print_results
+            else:
+                own_orders = "scenario.class_order" not in args.overrides
+                found = run_seeds(config, folder, args.seeds, own_orders=own_orders)
+                show = print_summary
         except Stopped as stopped:
             if hosts.is_main():
                 print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
             sys.exit(128 + stopped.signal)
     if hosts.is_main():
-        print_results(results)
+        show(found)
 
 
 def _leave_errors_of_threads_to_the_run() -> None:
@@ -103,6 +119,9 @@ def _read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(takes_config=True, prog="python -m bsce_jax.train", description=__doc__)
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run")
     parser.add_argument(
+        "--seeds", type=_seeds, metavar="N,N,...", help="train each, in DIR/seed_N, and summarise"
+    )
+    parser.add_argument(
         "--extend", metavar="RUN", help="a finished run to go on from; needs no --config"
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
@@ -128,7 +147,18 @@ def _configured(args: argparse.Namespace) -> "tuple[ConfigDict, str]":
         raise UserError("say --config NAME or --config FILE.py, for example --config digits")
     if args.workdir is None:
         raise UserError("say --workdir DIR: the folder of the run")
+    if args.seeds is not None and "seed" in overrides:
+        raise UserError("--seeds gives the seeds: leave out --config.seed")
     return make_config(given, overrides), args.workdir
+
+
+def _seeds(text: str) -> list[int]:
+    """Read the value of --seeds."""
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not (part.isascii() and part.isdecimal())]
+    if wrong or len({*map(int, parts)}) < len(parts):
+        raise UserError(f"--seeds is {text!r}: give different numbers, such as 0,1,2")
+    return [int(part) for part in parts]
 
 
 if __name__ == "__main__":

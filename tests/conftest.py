@@ -10,6 +10,7 @@ import tempfile
 import jax
 import pytest
 
+from bsce_jax.callbacks import CALLBACKS
 from bsce_jax.data import DATASETS
 from bsce_jax.data.augment import AUGMENTATIONS
 from bsce_jax.data.feed import FEEDS
@@ -20,7 +21,7 @@ from bsce_jax.models import HEADS, NETWORKS
 from bsce_jax.optim import OPTIMIZERS, SCHEDULES
 
 REGISTRIES = (
-    *(AUGMENTATIONS, CRITERIA, DATASETS, FEEDS, HEADS, METHODS, NETWORKS),
+    *(AUGMENTATIONS, CALLBACKS, CRITERIA, DATASETS, FEEDS, HEADS, METHODS, NETWORKS),
     *(OPTIMIZERS, SCHEDULES, SELECTIONS),
 )
 

@@ -12,7 +12,7 @@ LEVELS = (
     {"losses", "metrics", "scenario", "memory"},
     {"data", "models"},
     {"methods"},
-    {"optim"},
+    {"optim", "callbacks"},
     {"config"},
     {"runs"},
     {"training"},

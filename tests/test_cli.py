@@ -99,6 +99,11 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         (["--config=configs/digits"], "did you mean configs/digits.py?"),
         (["--config=elsewhere/digits.py"], "the package has one: say --config digits"),
         ([DIGITS, "digit"], "what is 'digit'? see --help"),
+        ([DIGITS, "--seeds=0,x"], "--seeds is '0,x': give different numbers, such as 0,1,2"),
+        ([DIGITS, "--seeds", "1,01"], "--seeds is '1,01': give different numbers"),
+        ([DIGITS, "--seeds="], "--seeds is '': give different numbers"),
+        ([DIGITS, "--seeds=1", "--config.seed=2"], "leave out --config.seed"),
+        ([DIGITS, "--seeds=4294967296"], "seed is 4294967296: it must be a whole number, at"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

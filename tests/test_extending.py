@@ -3,7 +3,9 @@
 import json
 import pathlib
 import re
+import sys
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -22,6 +24,16 @@ def train_example(name: str, folder: pathlib.Path, *fields: str, to: str = "run"
     return run(*train.parse(argv))
 
 
+@pytest.fixture(autouse=True)
+def trackers(monkeypatch: pytest.MonkeyPatch) -> dict[str, MagicMock]:
+    """Stands in for the packages that the callbacks send to."""
+    made = {name: MagicMock() for name in ("wandb", "mlflow")}
+    made["mlflow"].start_run.return_value.info.run_id = "7"
+    for name, module in made.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
     results = train_example(name, tmp_path)
@@ -30,12 +42,13 @@ def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
     assert name in (
         *[config[part]["name"] for part in ("method", "loss", "model", "dataset")],
         config["runtime"]["feed"],
+        f"with_{config['runtime']['callback']}",
         "recipe",
     )
 
 
 def test_every_block_of_python_is_an_example() -> None:
-    assert PAGE.count("```python") == len(EXAMPLES) == 6
+    assert PAGE.count("```python") == len(EXAMPLES) == 8
 
 
 def test_the_method_is_short_and_its_term_is_logged(tmp_path: pathlib.Path) -> None:
@@ -49,3 +62,26 @@ def test_the_feed_trains_bit_for_bit_as_the_resident_one(tmp_path: pathlib.Path)
         train_example("sent", tmp_path, f"--config.runtime.feed={feed}", to=feed)
     sent, resident = ((tmp_path / f / "metrics.jsonl").read_text() for f in ("sent", "resident"))
     assert sent == resident
+
+
+def test_the_trackers_get_what_is_logged(
+    trackers: dict[str, MagicMock], tmp_path: pathlib.Path
+) -> None:
+    for name in trackers:
+        train_example(f"with_{name}", tmp_path, to=name)
+    logged = [
+        json.loads(x) for x in (tmp_path / "wandb" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert len(logged) > 5
+    sent = trackers["wandb"].init.return_value.log.call_args_list
+    assert [(call.args[0], call.kwargs["step"]) for call in sent] == [
+        (r, r["step"]) for r in logged
+    ]
+    sent = trackers["mlflow"].log_metrics.call_args_list
+    assert [{"kind": r["kind"], **call.args[0]} for r, call in zip(logged, sent, strict=True)] == (
+        logged
+    )
+    assert all(isinstance(v, int | float) for call in sent for v in call.args[0].values())
+    (params,) = trackers["mlflow"].log_params.call_args.args
+    assert params["runtime.callback"] == "mlflow"
+    assert (tmp_path / "mlflow" / "mlflow_run").read_text() == "7"

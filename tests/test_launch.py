@@ -114,6 +114,13 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(
     assert checkout.calls.read_text() == ""
 
 
+def test_a_job_of_a_slurm_array_trains_the_seed_of_its_number(tmp_path: pathlib.Path) -> None:
+    checkout = Checkout(tmp_path)
+    words = ["--config", "digits", "--workdir", "runs/x"]
+    printed = checkout.run("slurm.sbatch", *words, DRY_RUN="1", SLURM_ARRAY_TASK_ID="3")
+    assert printed.endswith("bsce_jax.train --config digits --workdir runs/x --seeds 3\n")
+
+
 @pytest.mark.parametrize(
     ("script", "args", "message"),
     [

@@ -4,10 +4,13 @@ python -m bsce_jax.report.catalogue     prints the tables of the README
 """
 
 import inspect
+import textwrap
 
-from bsce_jax.fields import fields_of
+from bsce_jax.fields import WIDTH, fields_of
 from bsce_jax.methods import METHODS
 from bsce_jax.methods.criterion import CRITERIA
+
+MARGIN = " " * 4  # of descriptions
 
 
 def text() -> str:
@@ -15,7 +18,7 @@ def text() -> str:
     lines = ["methods (config.method.name, or :method=NAME)"]
     for name in METHODS:
         method = METHODS[name]
-        lines += ["", f"  {name}: loss {method.loss}, head {method.head}", *_described(method)]
+        lines += ["", f"  {name}: loss {method.loss}, head {method().head}", *_described(method)]
     lines += ["", "losses (config.loss.name, or :loss=NAME)"]
     for name in CRITERIA:
         lines += ["", f"  {name}", *_described(CRITERIA[name])]
@@ -43,7 +46,12 @@ def _summary(cls: type) -> str:
 
 
 def _described(cls: type) -> list[str]:
-    lines = [f"    {line}".rstrip() for line in inspect.cleandoc(cls.__doc__ or "").splitlines()]
+    """Fill the paragraphs of a docstring, but not those with indented lines; add the fields."""
+    lines = []
+    for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
+        filled = paragraph if "\n " in paragraph else textwrap.fill(paragraph, WIDTH - len(MARGIN))
+        lines += [*textwrap.indent(filled, MARGIN).splitlines(), ""]
+    lines.pop()
     for name, field in fields_of(cls).items():
         lines.append(field.describe(field.default, name))
     return lines

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from bsce_jax import metrics
 from bsce_jax.errors import in_one_line
 
 FORMATS = ("table", "json", "csv")
+WIDTH = 80  # of tables
+GAP = "  "  # between their columns
 VALUES = {"cnn": "probability", "nme": "cosine"}  # what is told of a class, by kind of prediction
 
 
@@ -43,7 +46,10 @@ class Predictions:
     unreadable: Sequence[tuple[pathlib.Path, str]]
 
     def text(self, form: str) -> str:
-        """Write them in one of `FORMATS`."""
+        """Write them in one of `FORMATS`; a table has a line for a photo if that is not too wide.
+
+        Otherwise it has a line for the photo and one for each of its classes.
+        """
         value = VALUES[self.by]
         best = [
             [(self.class_names[c], float(v)) for c, v in zip(row, values, strict=True)]
@@ -68,7 +74,13 @@ class Predictions:
             [str(file), *(f"{name} {shown(v)}" for name, v in row)]
             for file, row in zip(self.files, best, strict=True)
         ]
-        return _table([["file", *ranks], *rows])
+        table = _table([["file", *ranks], *rows])
+        if max(map(cell_len, table.splitlines())) <= WIDTH:
+            return table
+        lines = []
+        for file, row in zip(self.files, best, strict=True):
+            lines += [str(file), *(f"  {shown(v):>7}  {name}" for name, v in row)]
+        return "".join(f"{in_one_line(line)}\n" for line in lines)
 
     def about(self) -> dict[str, Any]:
         """Say where they come from, as JSON."""
@@ -134,14 +146,29 @@ class Evaluation:
             header = ["class", "images", "accuracy", *(f"predicted {name}" for name in names)]
             return _csv([header, *(a + b for a, b in zip(start, matrix, strict=True))])
         header = ["class", "images", "accuracy in %", "taken for"]
-        rows = [[*row, _mistakes(i, matrix[i], names)] for i, row in enumerate(start) if counts[i]]
+        widths = [max(cell_len(in_one_line(row[i])) for row in [header, *start]) for i in range(3)]
+        room = WIDTH - sum(width + len(GAP) for width in widths)
+        rows = [
+            [*row, _mistakes(i, matrix[i], names, room)] for i, row in enumerate(start) if counts[i]
+        ]
         return f"{self.summary()}\n\n{_table([header, *rows])}"
 
 
-def _mistakes(own: int, row: Sequence[int], names: Sequence[str]) -> str:
-    """List the other classes that a class is taken for, the most frequent first."""
+def _mistakes(own: int, row: Sequence[int], names: Sequence[str], room: int) -> str:
+    """List the other classes that a class is taken for, the most frequent first.
+
+    Args:
+      own: number of the class.
+      row: how often it is taken for each class.
+      names: of the classes.
+      room: width of the list; what does not fit becomes "...".
+    """
     wrong = [i for i in np.argsort(np.negative(row), kind="stable") if row[i] and i != own]
-    return ", ".join(f"{names[i]} ({row[i]})" for i in wrong)
+    listed = [in_one_line(f"{names[i]} ({row[i]})") for i in wrong]
+    if cell_len(", ".join(listed)) > room:
+        ends = itertools.accumulate(cell_len(f"{part}, ") for part in listed)
+        listed = [*listed[: sum(end + len("...") <= room for end in ends)], "..."]
+    return ", ".join(listed)
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -163,4 +190,4 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
         [cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
         for line in lines
     ]
-    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
+    return "".join(GAP.join(line).rstrip() + "\n" for line in padded)

@@ -1,49 +1,89 @@
-"""The tables printed at the end of a run."""
+"""The tables printed at the end of a run, and after the runs of several seeds."""
 
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+# the widest table, with all columns, has 74 characters
+COLUMNS = {"accuracy": "all", "old": "old", "new": "new"}  # accuracies after each task
+FIGURES = {
+    "average_incremental": "average incremental accuracy",
+    "last": "last accuracy",
+    "forgetting": "forgetting",
+}
 
-def print_results(results: dict[str, Any]) -> None:
+
+def print_results(results: Mapping[str, Any], /) -> None:
     """Print the contents of `results.json`: accuracy after each task, and the run's figures."""
-    console = Console(highlight=False)
-    predictions = {kind.upper(): results[kind] for kind in ("cnn", "nme") if results[kind]}
-
-    name = f"{results['dataset']}: {results['method']}, {results['loss']}"
-    table = Table(title=f"{name}; accuracy in %")
-    table.add_column("after task", justify="right")
-    table.add_column("classes", justify="right")
-    for kind in predictions:
-        for classes in ("all", "old", "new"):
-            table.add_column(f"{kind} {classes}", justify="right")
-    seen = 0
     tasks = results["tasks"][: len(results["cnn"]["accuracy"])]
-    for number, classes in enumerate(tasks):
-        seen += len(classes)
-        row = [str(number + 1), str(seen)]
-        for summary in predictions.values():
-            row += [_percent(summary[column][number]) for column in ("accuracy", "old", "new")]
-        table.add_row(*row)
+    classes = list(itertools.accumulate(map(len, tasks)))
+    last = {f"{kind} classes, last task": kind for kind in ("old", "new")}
+    _print("accuracy in %", results, classes, tuple(COLUMNS), last, _percent)
+
+
+def print_summary(summary: Mapping[str, Any], /) -> None:
+    """Print the contents of `summary.json`: means and standard deviations over the seeds."""
+    seeds = ", ".join(map(str, summary["seeds"]))
+    what = f"mean ± standard deviation in % over the seeds {seeds}"
+    _print(what, summary, summary["classes"], ("accuracy",), {}, _spread)
+    if summary["unfinished"]:
+        print(f"not finished, left out: {', '.join(map(str, summary['unfinished']))}")
+
+
+def _print(
+    what: str,
+    results: Mapping[str, Any],
+    classes: Sequence[int],
+    columns: Sequence[str],
+    last: Mapping[str, str],
+    show: Callable[[Any], str],
+) -> None:
+    """Print a table of the tasks and a table of the figures.
+
+    Args:
+      what: the numbers are.
+      results: with `dataset`, `method`, `loss`, `cnn` and `nme`.
+      classes: seen after each task.
+      columns: of the tasks' table, keys of `COLUMNS`.
+      last: columns whose last value is a figure too, by name.
+      show: formats a number.
+    """
+    console = Console(highlight=False)
+    kinds = {kind.upper(): results[kind] for kind in ("cnn", "nme") if results[kind]}
+    title = f"{results['dataset']}: {results['method']}, {results['loss']}"
+    console.print(f"{title}\n{what}", markup=False, soft_wrap=True)
+
+    table = Table()
+    for name in ("task", "classes"):
+        table.add_column(name, justify="right")
+    for kind in kinds:
+        for column in columns:
+            name = COLUMNS[column]
+            table.add_column(f"{kind} {name}" if name == "all" else name, justify="right")
+    for task, seen in enumerate(classes):
+        cells = [show(figures[column][task]) for figures in kinds.values() for column in columns]
+        table.add_row(str(task + 1), str(seen), *cells)
     console.print(table)
 
-    figures = Table(show_header=True)
-    figures.add_column("%")
-    for kind in predictions:
-        figures.add_column(kind, justify="right")
-    names = {
-        "average_incremental": "average incremental accuracy",
-        "last": "last accuracy",
-        "forgetting": "forgetting",
-    }
-    for field, name in names.items():
-        figures.add_row(name, *[_percent(summary[field]) for summary in predictions.values()])
-    for field in ("old", "new"):
-        row = [_percent(summary[field][-1]) for summary in predictions.values()]
-        figures.add_row(f"{field} classes, last task", *row)
-    console.print(figures)
+    table = Table("")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for field, name in FIGURES.items():
+        table.add_row(name, *(show(figures[field]) for figures in kinds.values()))
+    for name, field in last.items():
+        table.add_row(name, *(show(figures[field][-1]) for figures in kinds.values()))
+    console.print(table)
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def _spread(value: Mapping[str, float | None] | None) -> str:
+    """Write `mean ± standard deviation`, or the value of a single seed."""
+    if value is None:
+        return "-"
+    return " ± ".join(_percent(value[name]) for name in ("mean", "std") if value[name] is not None)

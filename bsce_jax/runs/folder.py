@@ -7,6 +7,7 @@ import os
 import pathlib
 import resource
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -124,23 +125,36 @@ def _check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     return folder
 
 
-def _check_config(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Check that the folder has no run of another config, and write the present config."""
+def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> dict[str, Any] | None:
+    """Check that a folder has no run of another config.
+
+    Returns:
+      The config that the folder has; None if it has none.
+
+    Raises:
+      UserError: it has another one, or what it has is no config.
+    """
     path = folder / "config.json"
     wanted = json.loads(config.to_json())
+    if not path.exists():
+        return None
     try:
-        if path.exists():
-            there = json.loads(path.read_bytes())
-            if not isinstance(there, dict):
-                raise UserError(f"{path} is not a config: remove {folder} or choose another")
-            differences = config_lib.differences(config_lib.flat(there), config_lib.flat(wanted))
-            if differences:
-                raise UserError(
-                    f"{folder} holds a run of another config ({'; '.join(differences)}): "
-                    "choose another --workdir, or remove that one"
-                )
-            if there == wanted:
-                return
-        write_json(path, wanted)
+        there = json.loads(path.read_bytes())
+        if not isinstance(there, dict):
+            raise UserError(f"{path} is not a config: remove {folder} or choose another")
+        differences = config_lib.differences(config_lib.flat(there), config_lib.flat(wanted))
     except (RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
+    if differences:
+        raise UserError(
+            f"{folder} holds a run of another config ({'; '.join(differences)}): "
+            "choose another --workdir, or remove that one"
+        )
+    return there
+
+
+def _check_config(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Check that the folder has no run of another config, and write the present config."""
+    wanted = json.loads(config.to_json())
+    if refuse_another_config(folder, config) != wanted:
+        write_json(folder / "config.json", wanted)

@@ -7,8 +7,13 @@ import pathlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from bsce_jax.callbacks import Callback
+
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
+
+# of an epoch's figures in TensorBoard; the others are terms of the loss
+TAGS = {"loss": "loss", "accuracy": "accuracy_percent", "scale": "head_scale"}
 
 
 class Log:
@@ -19,14 +24,22 @@ class Log:
       keep_bytes: length of the log at the last checkpoint; later entries are removed, since their
         epochs will be trained again.
       step: optimiser steps done so far; TensorBoard events after it are dropped.
+      callback: called with each entry once it is on disk. Its errors are raised.
     """
 
-    def __init__(self, folder: pathlib.Path, keep_bytes: int, step: int):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        keep_bytes: int,
+        step: int,
+        callback: Callback = lambda record: None,
+    ):
         self._file = open(folder / "metrics.jsonl", "a+b")  # noqa: SIM115  (closed on leaving)
         self._file.seek(0)
         self._sum = hashlib.sha256(self._file.read(keep_bytes))
         self._file.truncate()
         self._events = _events(folder, step)
+        self._callback = callback
 
     def __enter__(self) -> "Log":
         return self
@@ -52,7 +65,7 @@ class Log:
         return self._sum.hexdigest()
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Add an entry; its numbers also go to TensorBoard as `kind/name`."""
+        """Add an entry; its figures also go to TensorBoard, and all of it to the callback."""
         entry = {"kind": kind, "step": step, **values}
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
         self._file.write(line)
@@ -61,7 +74,15 @@ class Log:
         os.fsync(self._file.fileno())
         for name, value in values.items():
             if self._events is not None and isinstance(value, float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+                self._events.add_scalar(_tag(kind, name), value, step)
+        self._callback(entry)
+
+
+def _tag(kind: str, name: str) -> str:
+    """Name a figure of an entry in TensorBoard, such as "train/loss_term/distillation"."""
+    if kind == "task":
+        return f"test/{name}_accuracy_percent"
+    return f"train/{TAGS.get(name, f'loss_term/{name}')}"
 
 
 def damage(folder: pathlib.Path, length: int, digest: str) -> str | None:

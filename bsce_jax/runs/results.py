@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -119,6 +120,11 @@ def read(folder: pathlib.Path) -> dict[str, Any] | None:
     return value if is_whole(value) and isinstance(value.get("dataset"), str) else None
 
 
+def is_finished(value: Mapping[str, Any]) -> bool:
+    """Tell whether results, as `read` returns them, are those of all tasks."""
+    return len(value["cnn"]["accuracy"]) == len(value["tasks"])
+
+
 def is_whole(value: Any) -> bool:
     """Tell whether a JSON value has the method, the loss, the tasks and the figures of a run."""
     if not isinstance(value, dict):
@@ -150,17 +156,23 @@ def _are_figures(summary: Any, tasks: int) -> bool:
 COUNTS = ("steps", "head_steps", "saved_steps", "saved_head_steps")
 
 
+def seconds(timing: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Add up the seconds of some tasks by kind of work; see `Progress.timing`."""
+    kinds = dict.fromkeys(kind for task in timing for kind in task if kind not in COUNTS)
+    return {kind: sum(task.get(kind, 0) for task in timing) for kind in kinds}
+
+
 def _timing(progress: Progress) -> dict[str, Any]:
     """Add up the tasks' seconds, by kind of work, and optimiser steps.
 
     `steps` are all steps, `head_steps` those that trained the head alone. `finetuning_saved` are
     the steps of the method's balanced fine-tuning that a balanced loss left out.
     """
-    kinds = dict.fromkeys(kind for task in progress.timing for kind in task)
-    totals = {kind: sum(task.get(kind, 0) for task in progress.timing) for kind in kinds}
-    steps, head_steps, saved, saved_head = (int(totals.pop(name, 0)) for name in COUNTS)
+    steps, head_steps, saved, saved_head = (
+        int(sum(task.get(name, 0) for task in progress.timing)) for name in COUNTS
+    )
     return {
-        "seconds": totals,
+        "seconds": seconds(progress.timing),
         "steps": steps,
         "head_steps": head_steps,
         "finetuning_saved": {"steps": saved, "head_steps": saved_head},

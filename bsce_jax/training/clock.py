@@ -44,3 +44,15 @@ class Clock:
 
     def _add(self, kind: str, seconds: float) -> None:
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+
+
+def in_words(seconds: float) -> str:
+    """Write a duration for people, such as "45 s", "3 min 20 s", "1 h 12 min" or "2 d 3 h"."""
+    for small, large, step in (("s", "min", 60), ("min", "h", 60), ("h", "d", 24)):
+        count = round(seconds)
+        if count < step:
+            return f"{count} {small}"
+        if count < 10 * step or large == "d":
+            return f"{count // step} {large} {count % step} {small}"
+        seconds /= step
+    raise AssertionError

@@ -3,8 +3,12 @@
 import functools
 import os
 import warnings
+from collections.abc import Callable
 
 import jax
+
+# jax records the time as a scalar when a program is started, and as a duration when it is ready
+_COMPILE = "/jax/core/compile/backend_compile_duration"
 
 
 @functools.cache
@@ -58,15 +62,28 @@ class Clock:
 
     Attributes:
       seconds: so far.
+      compiling: name of the program that is compiled, or loaded from the cache, at this moment;
+        None while none is.
+      watch: called with that name when it starts; None for nothing.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        self.compiling: str | None = None
+        self.watch: Callable[[str], None] | None = None
+        jax.monitoring.register_scalar_listener(self._start)
+        jax.monitoring.register_event_duration_secs_listener(self._end)
 
-    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
+    def _start(self, event: str, value: float, **kwargs: str | int) -> None:
+        if event == _COMPILE:
+            self.compiling = str(kwargs.get("fun_name", ""))
+            if self.watch is not None:
+                self.watch(self.compiling)
+
+    def _end(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == _COMPILE:
             self.seconds += duration_secs
+            self.compiling = None
 
 
 clock = Clock()

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsce_jax import hosts, memory
+from bsce_jax.callbacks import CALLBACKS, Callback
 from bsce_jax.data import Dataset
 from bsce_jax.data.plan import steps_per_epoch
 from bsce_jax.errors import Stopped, UserError, using
@@ -24,9 +25,11 @@ from bsce_jax.runs.saved import has_model, write_model
 from bsce_jax.streams import Purpose, generator
 from bsce_jax.training import evaluate
 from bsce_jax.training import mesh as mesh_lib
-from bsce_jax.training.clock import Clock
+from bsce_jax.training.clock import Clock, in_words
 from bsce_jax.training.display import Display
 from bsce_jax.training.fit import Work, choose_records, fit
+from bsce_jax.training.forecast import Forecast
+from bsce_jax.training.overview import overview
 from bsce_jax.training.problem import Problem
 from bsce_jax.training.signals import StopRequest
 from bsce_jax.training.state import TrainState, all_finite
@@ -34,7 +37,10 @@ from bsce_jax.training.trainer import Trainer
 
 
 def run(
-    config: ConfigDict, folder: str | os.PathLike[str], dataset: Dataset | None = None
+    config: ConfigDict,
+    folder: str | os.PathLike[str],
+    dataset: Dataset | None = None,
+    callback: Callback | None = None,
 ) -> dict[str, Any]:
     """Train a config task by task in a folder, or resume the run that the folder has.
 
@@ -42,6 +48,9 @@ def run(
       config: from a config file.
       folder: the folder of the run; the README lists its contents.
       dataset: images of your own; None for the data set that the config names.
+      callback: called in the main process with each record that is logged, a dict as in
+        `metrics.jsonl`; None for the one that the config names. Its errors end the run. A run that
+        resumes trains again what it did after its last checkpoint, and sends these records again.
 
     Returns:
       The contents of `results.json`.
@@ -92,7 +101,9 @@ def run(
             hosts.barrier("opened")  # before the main process alters what the others have read
             if hosts.is_main():
                 known.write(path, problem.found)
-            with _log(path, progress) as entries:
+            for text in overview(trainer):
+                display.line(text)
+            with _log(path, config, progress, callback) as entries:
                 run = _Run(trainer, path, claim, progress, checkpoints, entries, stop, display)
                 return run.tasks()
 
@@ -121,10 +132,13 @@ def _claimed(
 
 
 @contextlib.contextmanager
-def _log(folder: pathlib.Path, progress: Progress) -> Iterator[log.Log | None]:
+def _log(
+    folder: pathlib.Path, config: ConfigDict, progress: Progress, callback: Callback | None
+) -> Iterator[log.Log | None]:
     """Open the log, which only the main process does."""
     if hosts.is_main():
-        with log.Log(folder, progress.log_bytes, progress.total_steps) as entries:
+        callback = callback or CALLBACKS[config.runtime.callback](config, folder)
+        with log.Log(folder, progress.log_bytes, progress.total_steps, callback) as entries:
             yield entries
     else:
         yield None
@@ -176,6 +190,7 @@ class _Run:
         self.asked = hosts.SharedRequest(trainer.mesh)
         self.display = display
         self.clock = Clock()
+        self.forecast = Forecast(self.problem)
         # between tasks the model is still that of the last task's network
         last = progress.task - 1 if progress.between_tasks and progress.task else progress.task
         self.network = self.problem.network_of(last)
@@ -193,6 +208,10 @@ class _Run:
             self._task(task)
         report = self._report()
         hosts.barrier("finished")
+        if report:
+            own = self.progress.timing[self.problem.first_task :]
+            took = in_words(sum(results.seconds(own).values()))
+            self.display.line(f"finished after {took}: {self.folder / 'results.json'}")
         return report or results.read(self.folder) or {}
 
     def _task(self, task: int) -> None:
@@ -233,9 +252,9 @@ class _Run:
         if work.number > self.progress.stage:
             self.progress = dataclasses.replace(self.progress, stage=work.number, step=0)
         teacher = self.teacher if work.stage.teacher else None
-        name = f"task {work.task + 1}/{self.problem.scenario.num_tasks}, {work.stage.name}"
-        self.display.stage(name, total)
-        self.display.step(self.progress.step, "")
+        tasks, epochs = self.problem.scenario.num_tasks, work.stage.epochs
+        self.display.stage(work.task, tasks, work.stage.name, epochs, epoch, self.progress.step)
+        self.forecast.start()
         saved = self.progress.step
 
         def keep(done: int) -> bool:
@@ -278,6 +297,7 @@ class _Run:
         old, seen = scenario.classes_before(task), scenario.classes_after(task)
         if len(self.progress.exemplars) == seen:
             return
+        self.display.doing("choosing exemplars")
         probe = self.trainer.probe(self.network)
         info = self.problem.task_info(task, self.progress.exemplars)
         with self.clock("correct"):
@@ -301,6 +321,7 @@ class _Run:
     def _evaluate(self, task: int) -> None:
         """Predict the test images of all classes seen, and write predictions, model and results."""
         problem, seen = self.problem, self.problem.scenario.classes_after(task)
+        self.display.doing("evaluating")
         with self.clock("evaluate"):
             test = problem.test_records(seen)
             means = self._class_means()
@@ -386,9 +407,10 @@ class _Run:
         self.progress = dataclasses.replace(
             before, step=done, total_steps=before.total_steps + count, meter=meter
         )
-        epoch = min(done // epoch_steps + 1, work.stage.epochs)
-        detail = f"epoch {epoch}/{work.stage.epochs}, loss {metrics['loss'].mean():.3f}"
-        self.display.step(done, detail)
+        self.forecast.chunk(work.stage, count)
+        left = work.stage.epochs * epoch_steps - done
+        ahead = self.forecast.left(work.task, work.number, left, self.progress.timing)
+        self.display.steps(done, metrics["loss"].mean(), ahead)
 
     def _not_finite(self, what: str, work: Work, step: int) -> UserError:
         """Make the error for numbers that are not finite at a step of a stage."""

@@ -270,22 +270,23 @@ class Problem:
         step_bytes = max(1, record_bytes * (train.batch_size + train.replay_batch_size))
         limit = max(1, min(limit, CHUNK_BYTES // step_bytes))
         tasks = range(1, self.scenario.num_tasks) if task > 0 else range(1)
-        longest = max(1, *(self._main_steps(t) for t in tasks))  # 1 if a first stage has no steps
+        first_stages = (self.planned_steps(t, self.all_stages(t)[0]) for t in tasks)
+        longest = max(1, *first_stages)  # 1 if a first stage has no steps
         return math.ceil(longest / math.ceil(longest / limit))
 
-    def _main_steps(self, task: int) -> int:
-        """Count the optimiser steps of a task's first stage, as if nothing was held out."""
-        stage, *_ = self.all_stages(task)
-        old = self.scenario.classes_before(task)
+    def planned_steps(self, task: int, stage: Stage) -> int:
+        """Count the optimiser steps of a stage of a task, as if nothing was held out."""
+        old, seen = self.scenario.classes_before(task), self.scenario.classes_after(task)
         available = [len(r) for r in self.records]
-        new = sum(available[old : self.scenario.classes_after(task)])
-        if stage.records == "all":
-            past = sum(available[:old])
-        elif stage.replay_batch_size:
-            past = 0
+        if stage.records == "memory":
+            images = sum(self.memory().quota(available[:seen]))
+        elif stage.records == "all":
+            images = sum(available[:seen])
         else:
-            past = sum(self.memory().quota(available[:old]))
-        return stage.epochs * steps_per_epoch(new + past, self.config.train.batch_size)
+            images = sum(available[old:seen])
+            if not stage.replay_batch_size:
+                images += sum(self.memory().quota(available[:old]))
+        return stage.epochs * steps_per_epoch(images, self.config.train.batch_size)
 
 
 def check_batches(config: ConfigDict, devices: int) -> None:

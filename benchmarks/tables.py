@@ -83,7 +83,7 @@ def main() -> None:
                 continue
             start = f"Base {protocol.base}" if protocol.base else "No base"
             shared = "a class" if protocol.policy == "per_class" else "in total"
-            title = f"### {start}, increments of {protocol.increment}, "
+            title = f"## {start}, increments of {protocol.increment}, "
             title += f"{protocol.size} exemplars {shared}"
             parts += [title + (", reduced" if reduced else ""), made]
     common.fill(PAGE, "tables", "\n\n".join(parts))

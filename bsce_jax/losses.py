@@ -447,8 +447,8 @@ def nca(
         own. It takes the margin off every class, where it cancels, and then the row's highest score
         off every score, so that the label left out still counts exp(0) in the sum. That is the same
         as `max_j z_j` in the label's place. The head computes the similarities: the published code
-        takes -|f - w|^2 = 2 cos - 2 of unit vectors, also in the softmax over a class's proxies.
-        The -2 cancels in this loss, the factor 2 does not.
+        takes the negative squared distance of unit vectors, 2 cos - 2, also in the softmax over a
+        class's proxies. The -2 cancels in this loss, the factor 2 does not.
 
     Returns:
       Loss of each example, float32 [batch]. Where no class but the label is left (one class seen

@@ -51,7 +51,7 @@ def measure(
       config: makes the config of a method.
       methods: names.
       parts: names, see `bsce_jax/bench.py`.
-      seconds: time to measure each step for.
+      seconds: time to measure each step for, and the device with each of two programs.
     """
     if "devices" in parts:
         words = [f"--config={report['config']}", f"--seconds={seconds}", *report["overrides"]]
@@ -59,7 +59,7 @@ def measure(
         for row in measure_devices([*words, "--methods", methods[0]]):
             report["devices"].append(row)
     report["environment"] = environment()
-    report["device"] = measure_device(config(methods[0]))
+    report["device"] = measure_device(config(methods[0]), seconds)
     rows: dict[str, Iterator[Report]] = {
         "steps": measure_steps(config, methods, seconds, report["device"]),
         "run": measure_runs(config, methods),
@@ -73,16 +73,16 @@ def measure(
                 report["peak_memory"] = peak_memory()
 
 
-def measure_device(config: ConfigDict) -> Report:
+def measure_device(config: ConfigDict, seconds: float) -> Report:
     """Measure the bandwidth of copying 256 MB, and the rate of multiplying square matrices."""
     dtype = jnp.dtype(config.runtime.dtype)
     array = jnp.zeros(256 * 2**20 // dtype.itemsize, dtype)
     # ten passes in one program, which reuses its memory; each reads and writes every byte
     move = jax.jit(lambda x: jax.lax.fori_loop(0, 10, lambda _, y: y + jnp.ones((), dtype), x))
-    bandwidth = 2 * 10 * array.nbytes / _best_time(move, array)
+    bandwidth = 2 * 10 * array.nbytes / _best_time(seconds, move, array)
     size = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((size, size), dtype)
-    rate = 2 * size**3 / _best_time(jax.jit(jnp.matmul), matrix, matrix)
+    rate = 2 * size**3 / _best_time(seconds, jax.jit(jnp.matmul), matrix, matrix)
     _say(f"device: {bandwidth / 1e9:.0f} GB/s, {rate / 1e12:.2f} TFLOP/s in {dtype}")
     return {"dtype": str(dtype), "bytes_per_second": bandwidth, "flops_per_second": rate}
 
@@ -299,10 +299,10 @@ def random_images(config: ConfigDict, per_class: int) -> Dataset:
     )
 
 
-def _best_time(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
-    """Return the seconds of the fastest of several calls, without the first one."""
-    times = []
-    for _ in range(10):
+def _best_time(seconds: float, function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
+    """Return the seconds of the fastest of 2 to 10 calls in some seconds, without the first one."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < 10 and sum(times[1:]) < seconds):
         start = time.perf_counter()
         function(*arguments).block_until_ready()
         times.append(time.perf_counter() - start)

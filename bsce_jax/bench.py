@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(config="cifar100")
     parser.add_argument("--methods", nargs="+", default=COMPARED, metavar="METHOD")
     parser.add_argument("--parts", nargs="+", default=PARTS, metavar="PART")
-    parser.add_argument("--seconds", type=float, default=5, help="to measure a step for")
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="to measure the device or a step for"
+    )
     args = parser.read(argv)
     for part in args.parts:
         if part not in PARTS:

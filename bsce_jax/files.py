@@ -1,12 +1,14 @@
-"""Atomic writes: a reader finds the old file or the new one, never a part of it; damaged files."""
+"""Atomic writes, of which a reader finds no part; damaged files; files that others forget."""
 
+import contextlib
 import json
 import os
 import pathlib
 import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 # what reading an archive of any bytes can raise
@@ -44,3 +46,14 @@ def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     lines = [f"{json.dumps(key)}: {json.dumps(v, allow_nan=False)}" for key, v in value.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     write_atomically(path, lambda f: f.write(text.encode()))
+
+
+@contextlib.contextmanager
+def temporary_files_removed() -> Iterator[None]:
+    """Remove what code that is called inside makes in the temporary folder and leaves there."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, tempfile.tempdir = tempfile.tempdir, folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before

@@ -7,7 +7,6 @@ not contain it.
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -57,7 +56,8 @@ def learning_rates(stage: Stage, steps: int) -> np.ndarray:
       [steps] float32.
     """
     rate = SCHEDULES[stage.schedule](stage, steps)
-    rates = jnp.broadcast_to(jax.vmap(rate)(jnp.arange(steps)), (steps,))
+    # as one program; outside of jit each operation would be compiled for each number of steps
+    rates = jax.jit(jax.vmap(rate))(np.arange(steps))
     return np.asarray(rates, np.float32)
 
 

@@ -6,4 +6,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 make_environment dev
-exec .venv/bin/python -m pytest --numprocesses 2 "$@"
+exec .venv/bin/python -m pytest --numprocesses 2 --dist worksteal "$@"

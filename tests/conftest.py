@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 
 import jax
 import pytest
@@ -27,6 +28,18 @@ REGISTRIES = (
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Most programs run once or twice: compiling them well takes longer than running them badly. Not at
+# level 0, at which jaxlib 0.10.2 makes some programs that compute something else. Commands inherit
+# it. `XLA_FLAGS= python -m pytest` tests with the compiler as users have it.
+QUICK = {
+    "xla_backend_optimization_level": "1",
+    "xla_llvm_disable_expensive_passes": "true",
+    "xla_cpu_parallel_codegen_split_count": "1",
+}
+if jax.__version_info__ < (0, 12):  # which refuses the flag
+    QUICK["xla_cpu_use_fusion_emitters"] = "false"
+os.environ.setdefault("XLA_FLAGS", " ".join(f"--{name}={value}" for name, value in QUICK.items()))
+
 # shapes that broadcast by chance are mistakes
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -46,6 +59,31 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         jax.config.update(name, type(getattr(jax.config, name) or "")(value))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], set[str]]]:
+    """Lists what is new in the temporary folder of the tests and of the commands they start."""
+    folder = tmp_path_factory.mktemp("temporary")
+    known: set[str] = set()
+
+    def new() -> set[str]:
+        # those of multiprocessing are there as long as its server of processes
+        found = {p.name for p in folder.iterdir() if not p.name.startswith("pymp-")} - known
+        known.update(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield new
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(temporary_files: Callable[[], set[str]]) -> Iterator[None]:
+    """Fails a test that leaves something in the temporary folder."""
+    yield
+    assert not temporary_files()
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets what a test registers."""
@@ -55,15 +93,14 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> pathlib.Path:
+def real_data(pytestconfig: pytest.Config) -> pathlib.Path:
     """The folder of the real data sets: $BSCE_DATA, or unpacked from beside the checkout."""
     if "BSCE_DATA" in os.environ:
         return pathlib.Path(os.environ["BSCE_DATA"])
     unpack = ROOT.parent / "shared" / "data" / "unpack.py"
     if not unpack.exists():
         pytest.skip("no real data: set BSCE_DATA to the folder that holds cifar-100-python")
-    destination = pathlib.Path(tempfile.gettempdir()) / "bsce_jax_test_data"
-    destination.mkdir(exist_ok=True)
+    destination = pytestconfig.cache.mkdir("real_data")  # for later sessions too
     with open(destination / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
         subprocess.run([sys.executable, unpack, destination], check=True, capture_output=True)

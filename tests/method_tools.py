@@ -1,7 +1,6 @@
 """What the tests of methods share: a batch of six classes, and slow float64 versions in numpy."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -37,17 +36,6 @@ WEIGHT = _rng.normal(size=(C, D))
 BIAS = _rng.normal(size=C)
 
 Array = np.ndarray
-
-
-# Each program runs once or twice: compiling it well would take longer than running it badly. At
-# level 0 jaxlib 0.10.2 makes some programs that compute something else.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 1,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 def f32(x: Any) -> jax.Array:
@@ -177,7 +165,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def terms_of(method: methods.Method, step: Step) -> dict[str, jax.Array]:
-    return quick_jit(method.terms)(step)
+    return jax.jit(method.terms)(step)
 
 
 def assert_terms(terms: dict[str, jax.Array], **expected: float) -> None:

@@ -1,16 +1,13 @@
 """The problem on which product and reference are compared: eight classes of a few random images."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import traverse_util
 from reference.problem import Model
 
@@ -20,7 +17,6 @@ from bsce_jax.methods import ModelState
 from bsce_jax.models import NETWORKS
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
-from bsce_jax.training import compiler
 from bsce_jax.training.problem import Problem
 from bsce_jax.training.trainer import Trainer
 
@@ -167,19 +163,3 @@ def product_model(model: Model) -> ModelState:
 
     extra = {name: tree(v) if isinstance(v, dict) else v for name, v in model.extra.items()}
     return ModelState(tree(model.params), tree(model.stats), jax.tree.map(jnp.float32, extra))
-
-
-@contextlib.contextmanager
-def quick() -> Iterator[None]:
-    """Let XLA compile fast what runs twice.
-
-    Not at level 0, at which jaxlib 0.10.2 compiles some steps to programs of other results.
-    """
-    options = {
-        "xla_backend_optimization_level": 1,
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": 1,
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "options", lambda platform: options if platform == "cpu" else {})
-        yield

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -58,11 +59,11 @@ class RandomProbe(FeedProbe):
 
 
 class TracingTrainer(Trainer):
-    """Lowers the programs that a trainer compiles, once for each shape of batches."""
+    """Traces the programs that a trainer compiles, once for each shape of batches."""
 
     def __init__(self, problem: problem.Problem):
         super().__init__(problem)
-        self.lowered: dict[Any, Any] = {}
+        self.traced: dict[Any, Any] = {}
 
     def probe(self, network: Classifier, *, test: bool = False) -> FeedProbe:
         feed = self._test_feed if test else self.feed
@@ -86,9 +87,9 @@ class TracingTrainer(Trainer):
             batches: Batches = rest[-1]
             shape = batches.weights.shape
             assert shape[1] <= 20 * len(self.problem.labels)  # the rest would be padding
-            if (program, shape) not in self.lowered:
-                self.lowered[program, shape] = program.lower(state, *rest).out_info
-            after, metrics = self.lowered[program, shape]
+            if (program, shape) not in self.traced:
+                self.traced[program, shape] = program.trace(state, *rest).out_info
+            after, metrics = self.traced[program, shape]
             jax.tree.map(lambda a, b: None, after, state)  # of the same structure
             return state, {name: np.zeros(x.shape, x.dtype) for name, x in metrics.items()}
 
@@ -144,6 +145,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(loop, "fit", first_and_last_chunk)
     monkeypatch.setattr(loop, "Checkpoints", NoCheckpoints)
     monkeypatch.setattr(results, "environment", dict)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the files are not for long
     monkeypatch.chdir(tmp_path)
 
 

@@ -331,7 +331,7 @@ for policy in ("crop+flip+brightness", "resized_crop+flip"):
 """
     environment = {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_NUM_CPU_DEVICES": "4",
     }
     subprocess.run(
         [sys.executable, "-c", script],

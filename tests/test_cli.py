@@ -162,8 +162,7 @@ def test_ctrl_c_ends_the_command_at_once_while_it_loads(tmp_path: pathlib.Path) 
 
 def test_the_command_refuses_a_batch_that_the_devices_do_not_divide(tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / "run"
-    three = "--xla_force_host_platform_device_count=3"
-    done = command(DIGITS, f"--workdir={workdir}", XLA_FLAGS=three)
+    done = command(DIGITS, f"--workdir={workdir}", JAX_NUM_CPU_DEVICES="3")
     assert done.returncode == 2
     assert done.stderr == ("error: train.batch_size is 32: 3 devices need a multiple of 3\n")
     assert not workdir.exists()

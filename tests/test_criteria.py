@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from method_tools import (
     f32,
     log_softmax,
     outputs,
-    quick_jit,
     sigmoid,
 )
 
@@ -129,7 +129,7 @@ def test_binary_cross_entropy_judges_each_seen_class_by_itself() -> None:
 # --- the learned weight of the old classes
 
 
-@functools.partial(quick_jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def learn(
     loss: MetaBalancedSoftmax, weight: OldWeight, task: TaskContext, batch: Any, balanced: Any
 ) -> OldWeight:

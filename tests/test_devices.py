@@ -22,7 +22,7 @@ def on_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_NUM_CPU_DEVICES": "2",
     }
     done = subprocess.run([sys.executable, script, folder], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -163,7 +163,7 @@ def test_a_batch_sharded_over_an_explicit_axis_gives_the_same_numbers(
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_NUM_CPU_DEVICES": "2",
     }
     program: list[str | Path] = [
         sys.executable,

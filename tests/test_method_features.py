@@ -28,7 +28,6 @@ from method_tools import (
     log_softmax,
     make_step,
     model,
-    quick_jit,
     terms_of,
 )
 
@@ -126,7 +125,7 @@ def test_il2m_rectifies_old_scores_of_what_is_taken_for_new() -> None:
     scores = np.array([[0.4, 0.1, 0.5, 0.0], [0.3, 0.25, 0.45, 0.0], [0.5, 0.1, 0.4, 0.0]])
     with np.errstate(divide="ignore"):
         logits = f32(np.log(scores))
-    predict = quick_jit(IL2M().predict)
+    predict = jax.jit(IL2M().predict)
     got = np.exp(predict(logits, after_il2m().extra))
     first, second = 0.9 / 0.5 * 0.7 / 0.95, 0.8 / 0.6 * 0.7 / 0.95
     expected = scores.copy()
@@ -185,7 +184,7 @@ def test_pass_has_a_finite_gradient_where_nothing_has_moved() -> None:
         moved = dataclasses.replace(step, student=student)
         return PASS().terms(moved)["distillation"]
 
-    np.testing.assert_array_equal(quick_jit(jax.grad(loss))(step.teacher.features), 0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(step.teacher.features), 0)
 
 
 def test_fetril_stores_means_when_the_backbone_is_final() -> None:

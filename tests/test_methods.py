@@ -37,7 +37,6 @@ from method_tools import (
     make_step,
     model,
     outputs,
-    quick_jit,
     sigmoid,
     terms_of,
 )
@@ -59,7 +58,7 @@ from bsce_jax.models import HEADS, Classifier
 
 
 def test_mean_leaves_padding_out_and_is_zero_for_no_sample() -> None:
-    mean, step = quick_jit(Step.mean), make_step()
+    mean, step = jax.jit(Step.mean), make_step()
     values = f32([1, 2, 3, 6, 100])
     assert mean(step, values) == 3
     assert mean(step, values, f32(OLD[LABELS])) == 1.5
@@ -78,7 +77,7 @@ def test_a_step_without_a_teacher_says_what_to_set() -> None:
 
 def test_classification_adds_the_prior_and_can_be_confined_to_some_classes() -> None:
     prior = np.array([0.7, 0.7, 0.7, 1.8, 1.4, -np.inf])
-    classify = quick_jit(Step.classification)
+    classify = jax.jit(Step.classification)
     step = make_step(task=context(prior=prior))
     expected = cross_entropy(STUDENT + prior, LABELS)[REAL].mean()
     np.testing.assert_allclose(classify(step), expected, rtol=1e-5)
@@ -117,7 +116,7 @@ def step_of(kind: type[Method], unseen: float) -> tuple[Method, Step]:
 @pytest.mark.parametrize("name", METHODS)
 def test_terms_are_traceable_scalars_and_know_nothing_of_unseen_classes(name: str) -> None:
     method, step = step_of(METHODS[name], unseen=0.5)
-    traced = quick_jit(method.terms)  # fails if the shape of anything depends on the task
+    traced = jax.jit(method.terms)  # fails if the shape of anything depends on the task
     terms = traced(step)
     for term in terms.values():
         assert (term.shape, term.dtype) == ((), jnp.float32)

@@ -386,7 +386,8 @@ def test_a_larger_batch_is_not_more_to_compile() -> None:
 
 def test_podnets_blocks_start_as_their_shortcuts() -> None:
     network, variables = build("resnet32_podnet", "lsc")
-    first, *later = (np.asarray(m) for m in network.apply(variables, IMAGES, train=False).maps)
+    maps = jax.jit(lambda v: infer(network, v, jnp.asarray(IMAGES)).maps)(variables)
+    first, *later = map(np.asarray, maps)
     scales = [
         np.asarray(norm["scale"])
         for name, norm in variables["params"]["backbone"].items()

@@ -6,7 +6,6 @@ learning rates, momentum and weight decay, BatchNorm's statistics. What is learn
 is, bit by bit.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,7 +24,6 @@ from parity_problem import (
     make_trainer,
     normalised,
     product_model,
-    quick,
 )
 from reference import problem as plain
 from reference import training as slow
@@ -95,12 +93,6 @@ CASES = (
     Case("podnet", "balanced_nca", fields=(COSINE, ("loss.tau", 0.7))),
     Case("podnet", "balanced_nca", fields=(COSINE, ("loss.reference_quirks", False))),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs() -> Iterator[None]:
-    with quick():
-        yield
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -1,7 +1,6 @@
 """What methods do before and after the training of a task, against float64 versions in numpy."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from parity_problem import (
     make_trainer,
     normalised,
     product_model,
-    quick,
 )
 from reference.network import network, unit
 from reference.problem import Model
@@ -24,12 +22,6 @@ from bsce_jax.methods import ModelState
 from bsce_jax.methods.bic import fit_bias
 
 OLD, SEEN = 4, 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs() -> Iterator[None]:
-    with quick():
-        yield
 
 
 def hook(case: Case, name: str) -> tuple[Model, ModelState]:

@@ -7,10 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
-from launch_tools import Checkout, wait_for
+from launch_tools import Checkout, program, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -87,20 +88,23 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                     os.kill(int((folder / f"{name}.pid").read_text()), signal.SIGTERM)
 
 
-def _submit(tmp_path: pathlib.Path, config: str) -> str:
-    checkout = Checkout(tmp_path)
+def _submit(checkout: Checkout, folder: pathlib.Path, *train: str) -> str:
+    """Submit a job of two processes, with the arguments of train; return the job's number."""
     job = ["sbatch", "--parsable", f"--chdir={checkout.path}", "--ntasks-per-node=2"]
-    job += [f"--output={tmp_path}/log", "launch/slurm.sbatch"]
-    train = ["--config", config, "--workdir", str(tmp_path)]
+    job += [f"--output={folder}/log", "launch/slurm.sbatch"]
     started = subprocess.run(
         [*job, *train],
         check=True,
         cwd=checkout.path,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     return started.stdout.strip()
+
+
+def _submit_stand_in(folder: pathlib.Path, config: str) -> str:
+    return _submit(Checkout(folder), folder, "--config", config, "--workdir", str(folder))
 
 
 def _wait_for_state(job: str, state: str) -> str:
@@ -111,7 +115,7 @@ def _wait_for_state(job: str, state: str) -> str:
 
 @pytest.mark.usefixtures("slurm")
 def test_a_job_that_is_told_to_stop_queues_again_and_resumes(tmp_path: pathlib.Path) -> None:
-    job = _submit(tmp_path, "wait")
+    job = _submit_stand_in(tmp_path, "wait")
     wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2)
     _slurm("scancel", "--signal=TERM", job)
     assert "Restarts=1 " in _wait_for_state(job, "PENDING")
@@ -125,7 +129,7 @@ def test_a_job_that_is_told_to_stop_queues_again_and_resumes(tmp_path: pathlib.P
 def test_a_job_with_a_process_that_fails_ends_and_does_not_come_back(
     tmp_path: pathlib.Path,
 ) -> None:
-    job = _submit(tmp_path, "fail")
+    job = _submit_stand_in(tmp_path, "fail")
     ended = _wait_for_state(job, "FAILED")
     assert "Restarts=0 " in ended
     assert "ExitCode=7:0" in ended
@@ -133,7 +137,7 @@ def test_a_job_with_a_process_that_fails_ends_and_does_not_come_back(
 
 @pytest.mark.usefixtures("slurm")
 def test_a_job_that_is_cancelled_does_not_come_back(tmp_path: pathlib.Path) -> None:
-    job = _submit(tmp_path, "wait")
+    job = _submit_stand_in(tmp_path, "wait")
     wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2)
     _slurm("scancel", job)
     assert "Restarts=0 " in _wait_for_state(job, "CANCELLED")
@@ -142,11 +146,13 @@ def test_a_job_that_is_cancelled_does_not_come_back(tmp_path: pathlib.Path) -> N
 
 @pytest.mark.usefixtures("slurm")
 def test_a_run_trains_in_two_tasks_is_told_to_stop_and_goes_on(tmp_path: pathlib.Path) -> None:
-    folder, log = tmp_path / "run", tmp_path / "log"
-    submit = ["sbatch", "--parsable", f"--chdir={ROOT}", "--ntasks-per-node=2", f"--output={log}"]
-    train = ["launch/slurm.sbatch", "--config=digits:base=5,increment=5", f"--workdir={folder}"]
+    folder = tmp_path / "run"
+    checkout = Checkout(tmp_path)
+    python = checkout.path / ".venv" / "bin" / "python"
+    program(python, f'#!/bin/sh\nexec {sys.executable} "$@"\n')  # this one, as it is installed
+    train = ["--config=digits:base=5,increment=5", f"--workdir={folder}"]
     train += ["--config.train.epochs=12", "--config.runtime.checkpoint_epochs=100"]
-    job = _slurm(*submit, *train)
+    job = _submit(checkout, tmp_path, *train)
 
     def begun() -> bool:
         entries = folder / "metrics.jsonl"
@@ -158,7 +164,7 @@ def test_a_run_trains_in_two_tasks_is_told_to_stop_and_goes_on(tmp_path: pathlib
     _slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(lambda: (folder / "results.json").exists() and _ended(job), seconds=120)
     assert "Restarts=1 " in _wait_for_state(job, "COMPLETED")
-    printed = log.read_text()
+    printed = (tmp_path / "log").read_text()
     assert printed.count("stopped; the same command goes on") == 1
     assert "resuming task" in printed
     assert printed.count("average incremental accuracy") == 1

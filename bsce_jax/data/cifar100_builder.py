@@ -13,6 +13,7 @@ import numpy as np
 from bsce_jax.data import cifar100
 from bsce_jax.data.source import ArraySource, Dataset, Source, all_images
 from bsce_jax.errors import UserError
+from bsce_jax.files import temporary_files_removed
 
 try:
     import tensorflow_datasets as tfds
@@ -79,7 +80,10 @@ def prepare(source: pathlib.Path, data_dir: pathlib.Path) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="incomplete-", dir=data_dir) as folder:
             staging = pathlib.Path(folder)
-            builder = Cifar100Python(source=source, data_dir=staging, file_format="array_record")
+            with temporary_files_removed():  # tfds leaves an empty folder
+                builder = Cifar100Python(
+                    source=source, data_dir=staging, file_format="array_record"
+                )
             with contextlib.redirect_stdout(io.StringIO()):  # tfds reports downloads
                 builder.download_and_prepare(download_config=config)
             name = cifar100.PREPARED.parent

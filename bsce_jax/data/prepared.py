@@ -20,6 +20,7 @@ from bsce_jax.data.image_folder import MEAN, STD
 from bsce_jax.data.source import Dataset
 from bsce_jax.data.tfds_source import TfdsSource, find_features, first_line
 from bsce_jax.errors import UserError
+from bsce_jax.files import temporary_files_removed
 
 # of the training images and of the test images; the first that a set has is taken
 TRAIN_SPLITS = ("train",)
@@ -162,7 +163,8 @@ def make(name: str, manual: pathlib.Path | None, data_dir: pathlib.Path) -> path
     )
     config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        with temporary_files_removed():  # tfds leaves an empty folder
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare(download_config=config)
     except failures as error:
         raise UserError(f"tfds cannot prepare {name}: {first_line(error)}") from error

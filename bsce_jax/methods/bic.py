@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 from bsce_jax import losses
 from bsce_jax.fields import field
@@ -100,6 +98,10 @@ def fit_bias(logits: np.ndarray, labels: np.ndarray, new: np.ndarray) -> tuple[f
       labels: [n] positions.
       new: [seen] bool, the classes whose logits become alpha z + beta.
     """
+    # slow to import, which every process would do with the methods
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
     logits = np.asarray(logits, np.float64)
     samples = np.arange(len(labels))
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 from bsce_jax.methods import ModelState, Probe, TaskInfo
 from bsce_jax.streams import Purpose, generator
@@ -28,6 +27,8 @@ def imprint(
     """
     if task.old == 0:
         return model
+    from scipy.cluster.vq import kmeans2  # slow to import
+
     head = model.params["head"]
     old = np.asarray(head["weight"][: task.old]).reshape(-1, head["weight"].shape[-1])
     length = np.linalg.norm(old, axis=1).mean()

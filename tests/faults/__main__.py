@@ -27,6 +27,20 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", help="names of cases, all by default")
     args = parser.parse_args()
     place = pathlib.Path(tempfile.mkdtemp(prefix="bsce_faults_"))
+    failures: list[str] = []
+    try:
+        _put(args, place, failures)
+    finally:  # Ctrl-C too
+        if not failures:
+            shutil.rmtree(place)
+    for text in failures:
+        print(f"FAILED {text}")
+    if failures:
+        sys.exit(f"{len(failures)} failures; folders are in {place}")
+
+
+def _put(args: argparse.Namespace, place: pathlib.Path, failures: list[str]) -> None:
+    """Put faults into runs in a folder; add what fails to the list as it fails."""
     # inherited by the children, which then compile each program once
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place / "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -35,7 +49,6 @@ def main() -> None:
     names = args.cases or list(cases.CASES)
     rng = np.random.default_rng(args.seed)
     share = 3600 * args.hours / len(args.kinds)
-    failures: list[str] = []
     if "kill" in args.kinds:
         kills, wrong = kill.try_kills(names, place / "kill", rng, 10**9, time.monotonic() + share)
         _show("kills", kills)
@@ -65,11 +78,6 @@ def main() -> None:
         starved, wrong = starve.try_starving(name, straight, own, kinds, rng, 10**9, end)
         _show("starved runs", starved)
         failures += wrong
-    for text in failures:
-        print(f"FAILED {text}")
-    if failures:
-        sys.exit(f"{len(failures)} failures; folders are in {place}")
-    shutil.rmtree(place)
 
 
 def _show(title: str, counts: "dict[str, int]") -> None:

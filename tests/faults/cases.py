@@ -5,9 +5,11 @@ import functools
 import io
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from tiny_run import make_config, some_digits, without_timing
@@ -15,7 +17,9 @@ from tiny_run import make_config, some_digits, without_timing
 from bsce_jax.data import Dataset, load
 from bsce_jax.files import MALFORMED
 from bsce_jax.methods import METHODS
-from bsce_jax.training.loop import run
+from bsce_jax.training import loop
+from bsce_jax.training.problem import Problem
+from bsce_jax.training.trainer import Trainer
 
 
 class Case(NamedTuple):
@@ -94,10 +98,28 @@ def train(case: Case, folder: pathlib.Path) -> str:
             if not (first / "exemplars").exists():
                 seven = config(case)
                 seven.scenario.class_order = "0,1,2,3,4,5,6"
-                run(seven, first, found)
+                loop.run(seven, first, found)
             made.scenario.extends = str(first)
-        run(made, folder, found)
+        loop.run(made, folder, found)
     return printed.getvalue()
+
+
+@contextlib.contextmanager
+def one_trainer() -> Iterator[None]:
+    """Let the runs of one case share a trainer, of which each would compile the programs.
+
+    A trainer has the images and the programs; what a run resumes from is in its folder.
+    """
+    made: list[Trainer] = []
+
+    def shared(problem: Problem) -> Trainer:
+        if not made:
+            made.append(Trainer(problem))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Trainer", shared)
+        yield
 
 
 def differences(this: pathlib.Path, that: pathlib.Path) -> list[str]:

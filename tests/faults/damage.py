@@ -147,11 +147,12 @@ def try_damages(
     """
     done: collections.Counter[tuple[str, str, str]] = collections.Counter()
     failures = []
-    for state, file, damage in tried:
-        if time.monotonic() > end:
-            break
-        outcome, said = try_damage(case, straight, state, file, damage)
-        if outcome not in RIGHT:
-            failures.append(f"{state.name}, {file} {damage}: {outcome}; it said {said!r}")
-        done[state.name, kind(file), outcome] += 1
+    with cases.one_trainer():
+        for state, file, damage in tried:
+            if time.monotonic() > end:
+                break
+            outcome, said = try_damage(case, straight, state, file, damage)
+            if outcome not in RIGHT:
+                failures.append(f"{state.name}, {file} {damage}: {outcome}; it said {said!r}")
+            done[state.name, kind(file), outcome] += 1
     return done, failures

@@ -6,6 +6,8 @@ A seed is the seed of the run and of the class order. Runs are in runs/digits-LO
 not trained again if they are finished.
 """
 
+import pathlib
+
 import common
 
 from bsce_jax.cli import Parser
@@ -15,6 +17,12 @@ from bsce_jax.training import compiler
 from bsce_jax.training.seeds import run_seeds
 
 SEEDS = range(5)
+LOSSES = ("cross_entropy", "balanced_softmax")
+
+
+def folder(loss: str) -> pathlib.Path:
+    """Name the folder of a loss's runs."""
+    return common.ROOT / "runs" / f"digits-{loss}"
 
 
 def main() -> None:
@@ -22,11 +30,9 @@ def main() -> None:
     compiler.keep_programs()
     print("| loss | last accuracy | average incremental | forgetting | old classes | new classes |")
     print("|---|---|---|---|---|---|")
-    for loss in ("cross_entropy", "balanced_softmax"):
+    for loss in LOSSES:
         config = f"--config={common.ROOT}/configs/digits.py:loss={loss}"
-        cnn = run_seeds(*parse([config, f"--workdir={common.ROOT}/runs/digits-{loss}"]), SEEDS)[
-            "cnn"
-        ]
+        cnn = run_seeds(*parse([config, f"--workdir={folder(loss)}"]), SEEDS)["cnn"]
         figures = [cnn[name] for name in ("last", "average_incremental", "forgetting")]
         figures += [cnn[name][-1] for name in ("old", "new")]
         cells = [common.mean_and_deviation(figure["values"]) for figure in figures]

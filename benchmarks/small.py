@@ -88,7 +88,8 @@ def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
     if any(one[kind] is None for one in found):
         return "-"
     values = [one[kind][name] for one in found]
-    return common.mean_and_deviation([v[-1] if isinstance(v, list) else v for v in values])
+    last = [v[-1] if isinstance(v, list) else v for v in values]
+    return "-" if None in last else common.mean_and_deviation(last)
 
 
 def main() -> None:

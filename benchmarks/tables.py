@@ -2,11 +2,10 @@
 
     .venv/bin/python benchmarks/tables.py
 
-Published figures come from benchmarks/published.csv. They are in the row of a run only if data set,
-tasks, memory, backbone and augmentation are the same.
+Published figures come from bsce_jax/report/published.csv. They are in the row of a run only if data
+set, tasks, memory, backbone and augmentation are the same.
 """
 
-import csv
 from collections import defaultdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from study import BRIGHTNESS, METHODS, PROTOCOLS, Protocol, Run, all_runs
 
 from bsce_jax.cli import Parser
 from bsce_jax.errors import exit_on_user_error
+from bsce_jax.report import published as figures
 
 PAGE = common.ROOT / "docs" / "results.md"
 # names of methods in the table of published figures -> ours
@@ -22,24 +22,17 @@ PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline"}
 
 
 def published(protocol: Protocol) -> dict[str, list[str]]:
-    """Read the published figures of a protocol, by method: `average / last (source)`."""
-    memory = "20/class" if protocol.policy == "per_class" else f"{protocol.size} total"
+    """List the published figures of a protocol, by method: `average / last (source)`."""
+    base = protocol.base or protocol.increment
+    sizes = [base] + [protocol.increment] * ((100 - base) // protocol.increment)
+    memory = figures.memory_of(protocol.policy, protocol.size)
     found = defaultdict(list)
-    with (common.ROOT / "benchmarks" / "published.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            method = PUBLISHED.get(row["method"], row["method"])
-            augmentation = BRIGHTNESS if method == "podnet" else "crop+flip"
-            wanted = {
-                "dataset": "cifar100",
-                "base_classes": str(protocol.base),
-                "increment": str(protocol.increment),
-                "memory": memory,
-                "backbone": "resnet32",
-                "augmentation": protocol.augmentation or augmentation,
-            }
-            if all(row[key] == value for key, value in wanted.items()):
-                figures = f"{row['average'] or '-'} / {row['last'] or '-'}"
-                found[method].append(f"{figures} ({row['prediction'].upper()}, {row['source']})")
+    for row in figures.find("cifar100", sizes, memory, "resnet32"):
+        method = PUBLISHED.get(row.method, row.method)
+        augmentation = BRIGHTNESS if method == "podnet" else "crop+flip"
+        if row.augmentation == (protocol.augmentation or augmentation):
+            both = " / ".join("-" if x is None else f"{x:.2f}" for x in (row.average, row.last))
+            found[method].append(f"{both} ({row.prediction.upper()}, {row.source})")
     return found
 
 

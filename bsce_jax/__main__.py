@@ -11,6 +11,7 @@ COMMANDS = {
     "prepare": "get a data set ready in a data folder",
     "predict": "predict the classes of photos with a trained run",
     "export": "write a trained run as a program that needs only jax",
+    "report": "compare trained runs: a page, or figures and tables for a paper",
     "bench": "measure how fast this machine trains",
 }
 

@@ -16,8 +16,8 @@ LEVELS = (
     {"config"},
     {"runs"},
     {"training"},
-    {"report"},
     {"cli"},
+    {"report"},
     {"train", "prepare", "predict", "export", "bench", "__main__"},
 )
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

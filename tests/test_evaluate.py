@@ -11,6 +11,8 @@ from tiny_run import make_config, some_digits, weights
 from bsce_jax.config import make_method
 from bsce_jax.methods import ModelState
 from bsce_jax.models import Outputs, make_model
+from bsce_jax.report import figures, runs, style, tables
+from bsce_jax.runs import log
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.scenario import Scenario
 from bsce_jax.training import evaluate
@@ -122,6 +124,35 @@ def test_predictions_are_those_of_the_saved_model(
     np.testing.assert_allclose(by_nme, unit @ means.T, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(np.array(ORDER)[by_cnn.argmax(axis=1)], cnn[:, 0])
     np.testing.assert_array_equal(np.array(ORDER)[by_nme.argmax(axis=1)], nme[:, 0])
+
+    entries = [e for e in log.read(folders[method]) if e["kind"] == "task"]
+    assert entries[task]["new_logit"] == pytest.approx(by_cnn[:, SEEN[0] * task :].mean(), rel=1e-3)
+    if task == 0:
+        assert "old_logit" not in entries[0]
+    else:
+        assert entries[1]["old_logit"] == pytest.approx(by_cnn[:, : SEEN[0]].mean(), rel=1e-3)
+
+
+def test_a_report_reads_the_run_and_its_head(folders: dict[str, pathlib.Path]) -> None:
+    found = runs.read(folders["podnet"])
+    assert found is not None
+    assert not found.missing
+    head = weights(found.folder, 1)["params/head/weight"]  # [classes, proxies, width]
+    assert found.norms == pytest.approx(np.sqrt((head**2).sum(axis=2)).mean(axis=1), rel=1e-5)
+    assert found.training_images == [14] * 10
+    assert [len(count) for count in found.exemplars] == list(SEEN)
+    assert found.outcome is not None
+    assert 100 * np.equal(*found.outcome).mean() == pytest.approx(found.cnn["accuracy"][-1])
+    (scenario,) = runs.scenarios([found])
+    (last,) = (row for row in tables.norms(scenario.groups) if row["arrival"] == 10)
+    assert (last["task"], last["mean"]) == (2, pytest.approx(found.norms[9]))
+    named = {figure.name for figure in figures.make(scenario, style.PAPER)}
+    assert named >= {"norms", "logit_gap", "scale", "classes", "confusion_1", "training", "time"}
+
+
+def test_a_score_that_is_not_finite_is_not_logged() -> None:
+    assert evaluate.old_and_new(np.array([1.0, 3.0, np.inf]), 2) == {"old_logit": 2.0}
+    assert evaluate.old_and_new(np.array([1.0, 3.0]), 0) == {"new_logit": 2.0}
 
 
 def test_methods_that_correct_scores_do_so_in_the_predictions(

@@ -22,6 +22,9 @@ from tiny_run import make_config, some_digits
 
 from bsce_jax import cli
 from bsce_jax.errors import UserError, in_one_line
+from bsce_jax.report import published
+from bsce_jax.report import tables as table
+from bsce_jax.report.runs import read_all, scenarios
 from bsce_jax.report.table import print_results
 from bsce_jax.runs import predictions, results, saved, seal
 from bsce_jax.runs.folder import claimed
@@ -224,6 +227,35 @@ def test_values_of_results(
                 tables.figure(found, kind, column)
 
     said_by(make_table)
+
+
+@fuzz
+@given(data=st.data())
+def test_values_of_a_run_that_is_reported(
+    data: st.DataObject, finished: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    # without the model, which the test below is about
+    shutil.copytree(finished / "predictions", tmp_path / "predictions", dirs_exist_ok=True)
+    for name in ("config.json", "results.json"):
+        good = contents(finished / name)
+        content = data.draw(damaged(good) | st.just(good))
+        (tmp_path / name).write_text(json.dumps(content))
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    lines = data.draw(damaged({"lines": lines})).get("lines")
+    text = "\n".join(map(json.dumps, lines)) if isinstance(lines, list) else "x"
+    (tmp_path / "metrics.jsonl").write_text(text)
+
+    def make_tables() -> None:
+        (scenario,) = scenarios(read_all([tmp_path])[0])
+        for make in (table.summary, table.logit_gap, table.scale, table.training, table.classes):
+            make(scenario.groups)
+        for make in (table.forgetting, table.time, table.config, published.beside):
+            make(scenario.groups)
+        table.task_matrix(scenario.groups[0])
+        if scenario.runs[0].outcome is not None:
+            table.confusion(scenario.runs[0], by_task=False)
+
+    said_by(make_tables)
 
 
 @fuzz

@@ -85,6 +85,26 @@ def _tag(kind: str, name: str) -> str:
     return f"train/{TAGS.get(name, f'loss_term/{name}')}"
 
 
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Read the entries of `metrics.jsonl`; lines that are no JSON objects are left out.
+
+    The last line of a run in progress may be incomplete. No entries if the file cannot be read.
+    """
+    try:
+        lines = (folder / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (RecursionError, ValueError):  # of JSON and of UTF-8
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    return entries
+
+
 def damage(folder: pathlib.Path, length: int, digest: str) -> str | None:
     """Compare the start of `metrics.jsonl` with what was written.
 

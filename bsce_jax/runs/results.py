@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from bsce_jax import metrics
@@ -91,6 +92,9 @@ def _make(
         "class_names": list(dataset.class_names),
         "class_order": list(scenario.class_order),
         "tasks": [list(task) for task in scenario.tasks],
+        "training_images": np.bincount(
+            dataset.train.labels, minlength=len(dataset.class_names)
+        ).tolist(),
         "cnn": figures,
         "nme": by_means,
         "memory": {

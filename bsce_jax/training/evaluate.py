@@ -18,7 +18,7 @@ def predict(
     means: np.ndarray | None,
     test: FeedProbe,
     records: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict test images among the classes seen.
 
     Args:
@@ -32,15 +32,38 @@ def predict(
 
     Returns:
       The CNN and the NME predictions, [n, 5] each, in the data set's labels, best first, -1 if
-      fewer classes were seen. Without class means the NME predictions are -1.
+      fewer classes were seen; without class means the NME predictions are -1. And the mean over the
+      images of each class's score, [seen].
     """
     features, logits = test.outputs(model, records)
     logits[:, seen:] = -np.inf
-    scores = np.asarray(method.predict(jnp.asarray(logits), jnp.asarray(features), model.extra))
-    cnn = top_classes(scores[:, :seen], scenario)
+    scores = np.asarray(
+        method.predict(jnp.asarray(logits), jnp.asarray(features), model.extra)[:, :seen]
+    )
+    cnn, mean_scores = top_classes(scores, scenario), scores.mean(axis=0)
     if means is None:
-        return cnn, np.full_like(cnn, -1)
-    return cnn, top_classes(_unit(features) @ means.T, scenario)
+        return cnn, np.full_like(cnn, -1), mean_scores
+    return cnn, top_classes(_unit(features) @ means.T, scenario), mean_scores
+
+
+def old_and_new(mean_scores: np.ndarray, old: int) -> dict[str, float]:
+    """Average the mean scores of the old and of the new classes.
+
+    If the new ones are higher, the network is biased towards the new classes.
+
+    Args:
+      mean_scores: of `predict`, [seen].
+      old: how many classes are old; they come first.
+
+    Returns:
+      `old_logit` and `new_logit`; one that is not finite is left out, as is that of no classes.
+    """
+    parts = {"old_logit": mean_scores[:old], "new_logit": mean_scores[old:]}
+    return {
+        name: float(part.mean())
+        for name, part in parts.items()
+        if part.size and np.isfinite(part).all()
+    }
 
 
 def class_means(

@@ -325,7 +325,7 @@ class _Run:
         with self.clock("evaluate"):
             test = problem.test_records(seen)
             means = self._class_means()
-            cnn, nme = evaluate.predict(
+            cnn, nme, mean_scores = evaluate.predict(
                 problem.method,
                 self.model,
                 problem.scenario,
@@ -351,7 +351,9 @@ class _Run:
         summary = self._report()
         kinds = [kind for kind in ("cnn", "nme") if summary.get(kind)]
         accuracy = {kind: summary[kind]["accuracy"][-1] for kind in kinds}
-        self._note("task", self.progress.total_steps, {"task": task, "classes": seen, **accuracy})
+        logits = evaluate.old_and_new(mean_scores, problem.scenario.classes_before(task))
+        note = {"task": task, "classes": seen, **accuracy, **logits}
+        self._note("task", self.progress.total_steps, note)
         shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())
         self.display.line(f"task {task + 1}/{problem.scenario.num_tasks}: {seen} classes, {shown}")
 

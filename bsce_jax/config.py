@@ -58,6 +58,12 @@ class Dataset:
     )
     train_split: str = field("", "training images of a tfds set, such as train[:80%], empty: train")
     test_split: str = field("", "its test images, empty: validation, or test if there is none")
+    validation: float = field(
+        0.0,
+        "fraction of the training images that is evaluated on instead of the test images",
+        least=0.0,
+        below=1.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,17 @@ Examples:
       a line, or lines such as `val/n01440764/NAME.JPEG 0` with a label, as PODNet's val_100.txt
   python -m bsce_jax.prepare imagenet --data_dir data --verify
       compare the files with their SHA-256
+  python -m bsce_jax.prepare image_folder --source PHOTOS --data_dir data/mine
+      your own photos: PHOTOS has a folder for each class, or train/ and val/ (or test/) with such
+      folders, or train.txt and val.txt with lines `FILE CLASS`, or the layout of Tiny-ImageNet.
+      Without test images, a fifth of each class is held out. Every file is checked, and nothing is
+      copied: data/mine/images.json lists the photos, report.txt what is left out. After photos were
+      added, removed or moved, the same command lists them anew; test images stay test images
   python -m bsce_jax.prepare tfds:imagenet2012 --source ~/ILSVRC2012 --data_dir data
       a set of tensorflow-datasets; --source is its folder of manual downloads. It needs TensorFlow
       (pip install 'bsce_jax[tf]'); training then does not
+
+JPEG, PNG, WebP, BMP, GIF and TIFF files are read.
 
 Exit codes: 0 done; 2 bad input; 3 no space left; 130 stopped by Ctrl-C. After that the next call
 of imagenet goes on where it was, other data sets start anew.
@@ -36,7 +44,7 @@ from collections.abc import Sequence
 
 from bsce_jax.cli import Parser
 from bsce_jax.data import DATASETS, NAMES, TFDS, cifar100
-from bsce_jax.errors import UserError, exit_on_user_error, unknown
+from bsce_jax.errors import UserError, exit_on_user_error, in_one_line, unknown
 
 TIMEOUT = 10  # seconds without an answer
 LISTED = 10  # names of images that a report lists
@@ -57,20 +65,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data_dir", type=pathlib.Path, default="data", help="folder of data sets (default: data)"
     )
+    imagenet = ("imagenet", "imagenet_subset")
+    both = parser.add_argument_group("imagenet, imagenet_subset and image_folder only")
+    both.add_argument(
+        "--max_unreadable", type=int, metavar="N", help="images that may be left out (default: 0)"
+    )
     only = parser.add_argument_group("imagenet and imagenet_subset only")
     only.add_argument("--size", type=int, help="store square JPEGs of this height and width")
     only.add_argument("--classes", metavar="FILE|1993", help="the classes of imagenet_subset")
-    only.add_argument(
-        "--max_unreadable", type=int, metavar="N", help="images that may be left out (default: 0)"
-    )
     only.add_argument("--verify", action="store_true", help="compare the files with their SHA-256")
+    folder = parser.add_argument_group("image_folder only")
+    folder.add_argument(
+        "--test_fraction", type=float, metavar="F", help="of each class to hold out (default: 0.2)"
+    )
+    folder.add_argument("--seed", type=int, help="of the choice of these (default: 0)")
     args = parser.read(argv)
-    if args.dataset in ("imagenet", "imagenet_subset"):
+    for options, sets in (
+        (("max_unreadable",), (*imagenet, "image_folder")),
+        (("size", "classes", "verify"), imagenet),
+        (("test_fraction", "seed"), ("image_folder",)),
+    ):
+        for option in options:
+            given = getattr(args, option)
+            if given is not None and given is not False and args.dataset not in sets:
+                raise UserError(f"--{option} is for {' and '.join(sets)}, not {args.dataset}")
+    if args.dataset in imagenet:
         prepare_imagenet(args)
         return
-    for option in ("size", "classes", "max_unreadable", "verify"):
-        if getattr(args, option):
-            raise UserError(f"--{option} is for imagenet and imagenet_subset, not {args.dataset}")
+    if args.dataset == "image_folder":
+        prepare_folder(args)
+        return
     if args.dataset == "cifar100":
         prepare_cifar100(args.source, args.data_dir)
     elif args.source is not None and args.dataset in DATASETS:
@@ -129,6 +153,34 @@ def prepare_imagenet(args: argparse.Namespace) -> None:
     official = imagenet_builder.OFFICIAL
     if name == "imagenet" and report.images != official:
         print(f"ImageNet has {official[0]:,} training and {official[1]:,} test images")
+
+
+def prepare_folder(args: argparse.Namespace) -> None:
+    """List the photos of a folder, and print how to train on them.
+
+    Args:
+      args: of the command line.
+
+    Raises:
+      UserError: invalid arguments, or for a reason of `folder_builder`.
+    """
+    from bsce_jax.data import folder_builder, listing  # import Pillow
+
+    if args.source is None:
+        raise UserError("--source is missing: the folder of your photos")
+    report = folder_builder.prepare(
+        args.source, args.data_dir, args.test_fraction, args.seed, args.max_unreadable or 0
+    )
+    for line in report.summary:
+        print(in_one_line(line))
+    if report.left_out:
+        print(f"each is named in {args.data_dir / folder_builder.REPORT}")
+    print(f"listed in {args.data_dir / listing.FILE}, which training reads:")
+    field = shlex.quote(f"--config.dataset.data_dir={args.data_dir}")
+    command = f"  python -m bsce_jax.train {field} --workdir runs/mine"
+    print(f"{command} --config image_folder:base={report.classes}")
+    if report.new_classes:
+        print(f"a finished run learns the new classes:\n{command}2 --extend runs/mine")
 
 
 def prepare_tfds(name: str, manual: pathlib.Path | None, data_dir: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     KMEANS = 4
     FISHER = 5
     EXPANSION = 6
+    VALIDATION = 7
 
 
 def generator(seed: int, purpose: Purpose, task: int, number: int = 0) -> np.random.Generator:

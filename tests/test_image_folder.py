@@ -88,7 +88,7 @@ def test_a_class_is_named_in_utf8_whatever_the_locale(folder: pathlib.Path) -> N
 def test_other_files_are_left_out(folder: pathlib.Path) -> None:
     save(folder / "train" / "ant" / ".hidden.png", RED)
     (folder / "train" / "ant" / "notes.txt").write_text("not an image")
-    save(folder / "train" / "ant" / "deeper.png" / "x.png", RED)
+    save(folder / "train" / "ant" / ".deeper" / "x.png", RED)
     save(folder / "train" / ".cache" / "x.png", RED)
     (folder / "val" / "README.md").write_text("not a class")
     loaded = image_folder.load(folder, 4)
@@ -252,12 +252,21 @@ def undecodable(folder: pathlib.Path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_missing_folder_tells_the_layout(folder: pathlib.Path, split: str) -> None:
-    os.rename(folder / split, folder / "elsewhere")
+def test_missing_folder_tells_the_layout(folder: pathlib.Path) -> None:
+    os.rename(folder / "train", folder / "elsewhere")
     message = refused(folder)
-    assert f"no folder {folder / ('test' if split == 'val' else 'train')}" in message
+    assert f"no folder {folder / 'train'}" in message
     assert "should hold train/CLASS/*.jpg and val/CLASS/*.jpg" in message
+
+
+@pytest.mark.parametrize("inner", ["", "train"])
+def test_without_test_images_the_command_is_told(folder: pathlib.Path, inner: str) -> None:
+    shutil.rmtree(folder / "val")
+    place = folder if inner else folder / "train"
+    assert refused(place) == (
+        f"{place} has 2 classes and no test images: hold some out with `python -m "
+        f"bsce_jax.prepare image_folder --source {place} --data_dir {place}`"
+    )
 
 
 def test_images_without_classes_tell_the_layout(tmp_path: pathlib.Path) -> None:
@@ -308,7 +317,7 @@ def test_deep_grey_is_refused(folder: pathlib.Path, kind: type[np.generic]) -> N
     file = folder / "train" / "ant" / "deep.tiff"
     Image.fromarray(np.full((6, 6), 1000, kind)).save(file)
     expected = f"{file} has 16-bit or 32-bit grey values: convert it to 8 bits"
-    assert undecodable(folder) == expected
+    assert undecodable(folder) == f"{expected} ({image_folder.LEAVE_OUT})"
 
 
 def test_no_file_starts_a_program(

@@ -236,9 +236,17 @@ def test_silent_server_is_given_up(data_dir: pathlib.Path, monkeypatch: pytest.M
 
 
 def test_a_source_is_refused_where_none_is_read() -> None:
-    for name in ("digits", "image_folder"):
-        with pytest.raises(UserError, match=f"--source x is not for {name}: it takes none"):
-            main([name, "--source", "x"])
+    with pytest.raises(UserError, match="--source x is not for digits: it takes none"):
+        main(["digits", "--source", "x"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "option"),
+    [("cifar100", "--max_unreadable=1"), ("image_folder", "--size=8"), ("imagenet", "--seed=0")],
+)
+def test_an_option_of_another_set_is_refused(dataset: str, option: str) -> None:
+    with pytest.raises(UserError, match=rf"{option[:-2]} is for image.*, not {dataset}"):
+        main([dataset, option, "--source", "x"])
 
 
 # --- the real thing

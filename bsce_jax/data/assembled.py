@@ -71,6 +71,12 @@ class _Fitted:
     def fit(self: "_Assembled") -> str:  # type: ignore[misc]  # mixed into it
         return cast(FittedSource, self._pieces[0].source).fit
 
+    def fitted(self: "_Assembled", fit: str) -> Source:  # type: ignore[misc]  # mixed into it
+        pieces = self._pieces
+        return assemble(
+            [p._replace(source=cast(FittedSource, p.source).fitted(fit)) for p in pieces]
+        )
+
 
 _ABILITIES = ((CroppingSource, _Cropping), (FittedSource, _Fitted))
 

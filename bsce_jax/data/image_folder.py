@@ -1,10 +1,7 @@
-"""Images in folders, one for each class: the user's own images, ImageNet and its subsets.
+"""Images in files: the user's own images, ImageNet and its subsets.
 
-    FOLDER/train/CLASS/*.jpg    .jpeg, .png, .webp, .bmp, .gif and .tiff too, in upper or lower case
-    FOLDER/val/CLASS/*.jpg      or FOLDER/test/, where there is no val/
-
-The classes are the names of the folders, sorted, and are the same in both splits. The images of a
-class are sorted by file name. Other files, and names that start with a dot, are ignored.
+They are in folders of one of the layouts of `layouts.py`, or in any folder that a listing names,
+see `listing.py`. The images of a class are sorted by file name.
 
 Loading only lists the files. Pillow decodes an image each time its record is read.
 """
@@ -13,12 +10,15 @@ import copy
 import functools
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
+from bsce_jax.data import listing
 from bsce_jax.data.decode import (
+    FITS,
     RULES,
     central_crop,
     decode,
@@ -26,14 +26,16 @@ from bsce_jax.data.decode import (
     read_all,
     whole_square,
 )
+from bsce_jax.data.layouts import Split, find
 from bsce_jax.data.source import Dataset, ImageShape, digest
 from bsce_jax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # of ImageNet; the literature uses them for its subsets too
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .png and others for .jpg)"
+# Skipped while training, a file would make the records depend on when it was found: a listing is
+# made before, is the same for all processes, and says what it lacks.
+LEAVE_OUT = "`python -m bsce_jax.prepare` finds such files; --max_unreadable leaves them out"
 
 
 def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
@@ -43,15 +45,15 @@ def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
     images are torchvision's usual central crops, see `central_crop`.
 
     Args:
-      data_dir: the folder with `train/` and `val/` or `test/`.
+      data_dir: a folder of a known layout that has test images, or with a listing.
       image_size: height and width of every image, in pixels.
 
     Returns:
       RGB images [n, image_size, image_size, 3], class by class.
 
     Raises:
-      UserError: `image_size` is missing or not positive, the folder has another layout, a split
-        lacks a class, a class has no images, or a file is empty.
+      UserError: `image_size` is missing or not positive, the folder has another layout or no test
+        images, a class has no images, or a file is missing or empty.
     """
     if image_size is None:
         raise UserError(
@@ -60,85 +62,60 @@ def load(data_dir: pathlib.Path, image_size: int | None) -> Dataset:
         )
     if image_size < 1:
         raise UserError(f"dataset.image_size is {image_size}: it must be positive")
-    train, test, folders = find(data_dir)
-    return Dataset(
-        name="image_folder",
-        train=FolderSource(train, folders, image_size, whole_square),
-        test=FolderSource(test, folders, image_size, central_crop),
-        class_names=tuple(map(_text, folders)),
-        mean=MEAN,
-        std=STD,
-    )
-
-
-def find(data_dir: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, list[str]]:
-    """Find the folders of the two splits, and the names of the classes, sorted.
-
-    Raises:
-      UserError: the folder has another layout, or a split lacks a class.
-    """
-    train = data_dir / "train"
-    test = data_dir / ("val" if os.path.isdir(data_dir / "val") else "test")
-    for folder in (train, test):
-        if not os.path.isdir(folder):
-            raise UserError(f"no folder {folder}: {data_dir} should hold {LAYOUT}")
-    class_names = [entry.name for entry in _visible(train) if entry.is_dir()]
-    if not class_names:
-        raise UserError(f"no classes in {train}: {data_dir} should hold {LAYOUT}")
-    test_names = [entry.name for entry in _visible(test) if entry.is_dir()]
-    if different := sorted(set(class_names) ^ set(test_names)):
-        here, there = (train, test) if different[0] in class_names else (test, train)
-        raise UserError(
-            f"class {different[0]} is in {here} and not in {there}: both need the same classes"
+    listed = listing.read(data_dir)
+    if listed is not None:
+        train, test = listed.split("train", data_dir), listed.split("test", data_dir)
+    else:
+        found = find(data_dir)
+        if found.test is None:
+            raise UserError(
+                f"{data_dir} has {len(found.train.class_names)} classes and no test images: hold "
+                f"some out with `{listing.command(data_dir, data_dir)}`"
+            )
+        train, test = found.train, found.test
+    names = train.class_names
+    try:
+        sources = (
+            FolderSource(train, names, image_size, whole_square),
+            FolderSource(test, names, image_size, central_crop),
         )
-    return train, test, class_names
+    except UserError as error:
+        if listed is None:
+            raise
+        again = listing.command(train.folder, data_dir)
+        raise UserError(f"{error}; if it is meant to be so, `{again}` leaves it out") from error
+    return Dataset("image_folder", *sources, tuple(map(_text, names)), MEAN, STD)
 
 
 class FolderSource:
-    """Images in folders, one for each class, decoded when they are read.
+    """Images in files, decoded when they are read.
 
     Args:
-      folder: contains a folder for each class.
-      folders: the names of these folders.
+      split: the files.
+      class_names: of all classes; a label is a position in it.
       image_size: height and width of every image, in pixels.
       fit: converts an image of any size to that size: `whole_square` or `central_crop`.
 
     Attributes:
-      files: the file of every record, as CLASS/NAME.
+      files: the file of every record, below the folder of the split.
       sizes: of these files, in bytes.
 
     Raises:
-      UserError: a class has no images, or a file is empty.
+      UserError: a file is missing or empty.
     """
 
     def __init__(
         self,
-        folder: pathlib.Path,
-        folders: Sequence[str],
+        split: Split,
+        class_names: Sequence[str],
         image_size: int,
         fit: Callable[[Image.Image, int], Image.Image],
     ):
-        self._folder, self._size, self._fit = folder, image_size, fit
-        self.files: list[str] = []
-        self.sizes: list[int] = []
-        counts = []
-        for name in folders:
-            # files first: on most file systems is_file is free, and stat is not
-            named = [e for e in _visible(folder / name) if e.name.lower().endswith(SUFFIXES)]
-            found = [entry for entry in named if entry.is_file()]
-            if len(found) < len(named):
-                lost = [e for e in named if e.is_symlink() and not os.path.exists(e)]
-                if lost:
-                    raise UserError(f"{lost[0].path} is a link to a file that is missing")
-            if not found:
-                raise UserError(f"no images in {folder / name}: no {', '.join(SUFFIXES)}")
-            self.files += [f"{name}/{entry.name}" for entry in found]
-            self.sizes += [entry.stat().st_size for entry in found]
-            counts.append(len(found))
-        if 0 in self.sizes:
-            empty = folder / self.files[self.sizes.index(0)]
-            raise UserError(f"cannot read {empty} as an image: it is empty")
-        self.labels: np.ndarray = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._folder, self._size, self._fit = split.folder, image_size, fit
+        self.files = split.files
+        self.sizes = [size_of(os.path.join(split.folder, file)) for file in split.files]
+        place = {name: label for label, name in enumerate(class_names)}
+        self.labels: np.ndarray = np.array([place[name] for name in split.classes], np.int32)
 
     @property
     def image_shape(self) -> ImageShape:
@@ -152,15 +129,15 @@ class FolderSource:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A digest of the files' names, their sizes in bytes, and how images are decoded."""
+        """A digest of the files' names, sizes in bytes and labels, and how images are decoded."""
         names = "\0".join(self.files)
         how = f"{self._size} {self.fit} {RULES}"
         sizes = np.array(self.sizes, "<i8").tobytes()
-        return digest(how.encode(), os.fsencode(names), sizes)
+        return digest(how.encode(), os.fsencode(names), sizes, self.labels.tobytes())
 
     @property
     def keys(self) -> list[str]:
-        """The file of every record and its size in bytes, CLASS/NAME:BYTES."""
+        """The file of every record and its size in bytes, such as CLASS/NAME:BYTES."""
         return [f"{file}:{size}" for file, size in zip(self.files, self.sizes, strict=True)]
 
     def subset(self, indices: Sequence[int]) -> "FolderSource":
@@ -171,6 +148,13 @@ class FolderSource:
         part.sizes = [self.sizes[i] for i in indices]
         part.labels = self.labels[np.asarray(indices, np.intp)]
         return part
+
+    def fitted(self, fit: str) -> "FolderSource":
+        """Make the source of the same records, fitted in another way of `decode.FITS`."""
+        other = copy.copy(self)
+        other.__dict__.pop("identity", None)
+        other._fit = FITS[fit]
+        return other
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode the images of some records, [k] -> uint8 [k, size, size, 3].
@@ -209,19 +193,31 @@ def read_rgb(file: pathlib.Path) -> Image.Image:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
-    return decode(content, file)
+    try:
+        return decode(content, file)
+    except UserError as error:
+        raise UserError(f"{error} ({LEAVE_OUT})") from error
+
+
+def size_of(file: str | os.PathLike[str]) -> int:
+    """Find the size of an image file in bytes, which is not read.
+
+    Raises:
+      UserError: it is missing, empty, or no file.
+    """
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        if os.path.islink(file):
+            raise UserError(f"{file} is a link to a file that is missing") from error
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"cannot read {file} as an image: it is no file")
+    if not status.st_size:
+        raise UserError(f"cannot read {file} as an image: it is empty")
+    return status.st_size
 
 
 def _text(name: str) -> str:
     """Read the name of a file as UTF-8, whatever the locale; other bytes become \\xNN."""
     return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _visible(folder: pathlib.Path) -> list[os.DirEntry[str]]:
-    """List the entries of a folder, sorted by name, without hidden ones."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
-    return sorted(found, key=lambda entry: entry.name)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from bsce_jax.data import image_folder
+from bsce_jax.data import image_folder, layouts
 from bsce_jax.data.source import Dataset
 from bsce_jax.errors import UserError
 
@@ -43,6 +43,6 @@ def load(name: str, data_dir: pathlib.Path, image_size: int | None) -> Dataset:
     places = [folder for folder in FOLDERS[name] if folder != "."]
     raise UserError(
         f"no {name} in {data_dir}: put it there as {' or '.join(places)}, a folder with "
-        f"{image_folder.LAYOUT}, or prepare it with `python -m bsce_jax.prepare {name} --source "
+        f"{layouts.LAYOUT}, or prepare it with `python -m bsce_jax.prepare {name} --source "
         f"PATH --data_dir {data_dir}`"
     )

@@ -24,8 +24,8 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from bsce_jax.data import image_folder
-from bsce_jax.data.decode import whole_square
+from bsce_jax.data import layouts
+from bsce_jax.data.image_folder import size_of
 from bsce_jax.errors import UserError
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
@@ -88,11 +88,13 @@ def find(source: pathlib.Path) -> tuple[list[Member], list[Member]]:
         names = sorted({member.class_name for member in train})
         return train, list(_of_test_archive(source, names))
     if (source / "train").is_dir():
-        train_folder, test_folder, names = image_folder.find(source)
-        return _of_folder(train_folder, names), _of_folder(test_folder, names)
+        found = layouts.find(source)
+        if found.test is None:
+            raise UserError(f"no test images in {source}: it should hold {layouts.LAYOUT}")
+        return _of_split(found.train), _of_split(found.test)
     raise UserError(
         f"no ImageNet in {source}: it should hold {TRAIN_ARCHIVE} and {TEST_ARCHIVE}, or "
-        f"{image_folder.LAYOUT}"
+        f"{layouts.LAYOUT}"
     )
 
 
@@ -153,12 +155,11 @@ def read_list(file: pathlib.Path) -> str:
         ) from error
 
 
-def _of_folder(folder: pathlib.Path, names: Sequence[str]) -> list[Member]:
-    listed = image_folder.FolderSource(folder, names, 1, whole_square)
+def _of_split(split: layouts.Split) -> list[Member]:
     members = []
-    for file, size in zip(listed.files, listed.sizes, strict=True):
-        class_name, name = file.split("/")
-        members.append(Member(class_name, name, os.path.join(folder, file), 0, size))
+    for file, class_name in zip(split.files, split.classes, strict=True):
+        path = os.path.join(split.folder, file)
+        members.append(Member(class_name, os.path.basename(file), path, 0, size_of(path)))
     return members
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bsce_jax.data.decode import FITS, decode, threads
-from bsce_jax.data.image_folder import SUFFIXES
+from bsce_jax.data.layouts import SUFFIXES, files_below, is_image
 from bsce_jax.data.source import ImageShape
 from bsce_jax.errors import UserError, unknown
 
@@ -28,7 +28,7 @@ def find(places: Iterable[str | os.PathLike[str]]) -> list[pathlib.Path]:
     found: list[pathlib.Path] = []
     for place in map(pathlib.Path, places):
         if place.is_dir():
-            below = sorted(_below(place))
+            below = [place / name for name in files_below(place) if is_image(name)]
             if not below:
                 raise UserError(f"no images in {place}: no {', '.join(SUFFIXES)}")
             found += below
@@ -82,17 +82,3 @@ def read(
     images = [result for result in results if isinstance(result, np.ndarray)]
     errors = [result if isinstance(result, UserError) else None for result in results]
     return np.array(images, np.uint8).reshape(-1, *shape), errors
-
-
-def _below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """List the image files in a folder and its folders, without hidden ones."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-
-    found = []
-    for here, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-        found += [pathlib.Path(here, name) for name in images]
-    return found

@@ -87,6 +87,9 @@ class FittedSource(Source, Protocol):
     def fit(self) -> str:
         """How, by its name in `decode.FITS`."""
 
+    def fitted(self, fit: str) -> Source:
+        """Make the source of the same records that fits them in another way."""
+
 
 class ArraySource:
     """Images in memory.

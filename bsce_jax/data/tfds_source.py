@@ -4,6 +4,7 @@ The labels of a split are read once and written beside the records, so that the 
 images.
 """
 
+import copy
 import functools
 import logging
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from bsce_jax.data.decode import RULES, decode, random_resized_crop, read_all
+from bsce_jax.data.decode import FITS, RULES, decode, random_resized_crop, read_all
 from bsce_jax.data.source import WHOLE, ImageShape, digest
 from bsce_jax.errors import UserError
 from bsce_jax.files import write_atomically
@@ -91,6 +92,13 @@ class TfdsSource:
         made = (self._builder.info.metadata or {}).get("size")  # by `python -m bsce_jax.prepare`
         whole = self._size in (None, made) or shape == (self._size, self._size)
         return WHOLE if whole else self._fit.__name__
+
+    def fitted(self, fit: str) -> "TfdsSource":
+        """Make the source of the same records, fitted in another way of `decode.FITS`."""
+        other = copy.copy(self)
+        other.__dict__.pop("identity", None)
+        other._fit = FITS[fit]
+        return other
 
     @functools.cached_property
     def identity(self) -> str:

@@ -21,13 +21,14 @@ def print_results(results: Mapping[str, Any], /) -> None:
     tasks = results["tasks"][: len(results["cnn"]["accuracy"])]
     classes = list(itertools.accumulate(map(len, tasks)))
     last = {f"{kind} classes, last task": kind for kind in ("old", "new")}
-    _print("accuracy in %", results, classes, tuple(COLUMNS), last, _percent)
+    what = f"{_on_validation(results)}accuracy in %"
+    _print(what, results, classes, tuple(COLUMNS), last, _percent)
 
 
 def print_summary(summary: Mapping[str, Any], /) -> None:
     """Print the contents of `summary.json`: means and standard deviations over the seeds."""
     seeds = ", ".join(map(str, summary["seeds"]))
-    what = f"mean ± standard deviation in % over the seeds {seeds}"
+    what = f"{_on_validation(summary)}mean ± standard deviation in % over the seeds {seeds}"
     _print(what, summary, summary["classes"], ("accuracy",), {}, _spread)
     if summary["unfinished"]:
         print(f"not finished, left out: {', '.join(map(str, summary['unfinished']))}")
@@ -76,6 +77,10 @@ def _print(
     for name, field in last.items():
         table.add_row(name, *(show(figures[field][-1]) for figures in kinds.values()))
     console.print(table)
+
+
+def _on_validation(results: Mapping[str, Any]) -> str:
+    return "validation images: " if results.get("evaluated_on") == "validation" else ""
 
 
 def _percent(value: float | None) -> str:

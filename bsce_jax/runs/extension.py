@@ -52,6 +52,11 @@ class Extension:
                 f"{self.tasks} tasks: finish it first, with its own command"
             )
         value = self.run.results
+        if value.get("evaluated_on") == "validation":
+            raise UserError(
+                f"{folder} was evaluated on validation images, and a run that extends it would be "
+                "on test images: extend a run with dataset.validation=0"
+            )
         try:
             self._history = _tuples(value["memory"]["indices"])
             self._timing = tuple(value["timing"]["tasks"])

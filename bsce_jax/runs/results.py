@@ -89,6 +89,7 @@ def _make(
         "loss": config.loss.name,
         "seed": config.seed,
         "dataset": dataset.name,
+        "evaluated_on": evaluated_on(config),
         "class_names": list(dataset.class_names),
         "class_order": list(scenario.class_order),
         "tasks": [list(task) for task in scenario.tasks],
@@ -110,6 +111,11 @@ def _make(
     # as read from the file, where tuples are lists
     written: dict[str, Any] = json.loads(json.dumps(value))
     return written
+
+
+def evaluated_on(config: ConfigDict) -> str:
+    """Name the images that a run is evaluated on: "test", or "validation"."""
+    return "validation" if config.dataset.validation else "test"
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -319,7 +319,10 @@ class _Run:
         self.progress = dataclasses.replace(self.progress, exemplars=exemplars)
 
     def _evaluate(self, task: int) -> None:
-        """Predict the test images of all classes seen, and write predictions, model and results."""
+        """Predict the test images of all classes seen, and write predictions, model and results.
+
+        With `dataset.validation` these are the validation images.
+        """
         problem, seen = self.problem, self.problem.scenario.classes_after(task)
         self.display.doing("evaluating")
         with self.clock("evaluate"):
@@ -352,9 +355,11 @@ class _Run:
         kinds = [kind for kind in ("cnn", "nme") if summary.get(kind)]
         accuracy = {kind: summary[kind]["accuracy"][-1] for kind in kinds}
         logits = evaluate.old_and_new(mean_scores, problem.scenario.classes_before(task))
-        note = {"task": task, "classes": seen, **accuracy, **logits}
+        split = results.evaluated_on(problem.config)
+        note = {"task": task, "classes": seen, "evaluated_on": split, **accuracy, **logits}
         self._note("task", self.progress.total_steps, note)
         shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())
+        shown += " on validation images" * (split == "validation")
         self.display.line(f"task {task + 1}/{problem.scenario.num_tasks}: {seen} classes, {shown}")
 
     def _finish(self, task: int) -> None:

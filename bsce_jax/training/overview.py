@@ -21,10 +21,11 @@ def overview(trainer: Trainer) -> list[str]:
     shape = "x".join(map(str, dataset.image_shape))
     counts = [len(records) for records in problem.records]
     tests = len(problem.test_records(scenario.num_classes))
+    test = "validate on" if config.dataset.validation else "test"
     each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,}-{max(counts):,}"
     return [
         f"data:    {dataset.name}, {classes}, images of {shape}",
-        f"images:  {sum(counts):,} to train ({each} a class), {tests:,} to test",
+        f"images:  {sum(counts):,} to train ({each} a class), {tests:,} to {test}",
         f"tasks:   {_tasks(scenario)}, {_memory(config)}",
         f"method:  {config.method.name} with {config.loss.name}, {config.model.name}, "
         f"seed {config.seed}",

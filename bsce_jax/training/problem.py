@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
 from bsce_jax import data, memory
-from bsce_jax.data import Dataset
+from bsce_jax.data import Dataset, validation
 from bsce_jax.data.plan import holdout, steps_per_epoch
 from bsce_jax.errors import UserError
 from bsce_jax.memory import Memory
@@ -44,7 +44,8 @@ class Problem:
       criterion: the classification loss.
       found: the data set as it was loaded.
       extension: the finished run that this one extends, None for a run of its own.
-      dataset: the data set of the run: `found`, or what the extension makes of it.
+      dataset: the data set of the run: `found`, or what the extension or the validation split
+        makes of it.
       scenario: the tasks.
       start: the weights that the run starts from, None for random ones.
       network: with the config's backbone and the method's head; see `network_of`.
@@ -88,7 +89,16 @@ class Problem:
         )
         extends = config.scenario.extends
         self.extension = Extension(extends) if extends else None
-        self.dataset = self.extension.dataset(self.found) if self.extension else self.found
+        self.dataset = self.found
+        if self.extension and named.validation:
+            raise UserError(
+                f"dataset.validation is {named.validation}, and a run that extends another is "
+                "evaluated on test images: set dataset.validation=0"
+            )
+        if self.extension:
+            self.dataset = self.extension.dataset(self.found)
+        elif named.validation:
+            self.dataset = validation.hold_out(self.found, named.validation, config.seed)
         if self.crops_sources and not isinstance(self.dataset.train, data.CroppingSource):
             raise UserError(
                 f"train.augmentation is {config.train.augmentation}: {self.dataset.name} has no "

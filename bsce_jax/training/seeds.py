@@ -92,11 +92,11 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
     """Compute mean and standard deviation over the finished seeds of a folder, at least one.
 
     Returns:
-      `dataset`, `method` and `loss`, the `seeds` and those `unfinished`, and the number of
-      `classes` seen after each task. For `cnn` and `nme` (null where a seed has none) the figures
-      of `results.json` and its accuracies after each task. A figure is `{"mean", "std", "values"}`
-      in %, `values` by seed; `std` is the sample's, null for a single seed. A figure that does not
-      apply is null.
+      `dataset`, `evaluated_on`, `method` and `loss`, the `seeds` and those `unfinished`, and the
+      number of `classes` seen after each task. For `cnn` and `nme` (null where a seed has none) the
+      figures of `results.json` and its accuracies after each task. A figure is
+      `{"mean", "std", "values"}` in %, `values` by seed; `std` is the sample's, null for a single
+      seed. A figure that does not apply is null.
 
     Raises:
       UserError: the seeds have different data.
@@ -104,7 +104,7 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
     found = {seed: results.read(own) for seed, own in _folders(folder).items()}
     done = {seed: r for seed, r in found.items() if r and results.is_finished(r)}
     first, *others = done.values()
-    what = ("dataset", "class_names")
+    what = ("dataset", "class_names", "evaluated_on")
     if any(one.get(name) != first.get(name) for one in others for name in what):
         raise UserError(
             f"the seeds in {folder} were trained on different data: remove the old ones"
@@ -112,7 +112,7 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
     seen = [sum(map(len, first["tasks"][: t + 1])) for t in range(len(first["tasks"]))]
     return {
         "schema": SCHEMA,
-        **{name: first[name] for name in ("dataset", "method", "loss")},
+        **{name: first.get(name) for name in ("dataset", "evaluated_on", "method", "loss")},
         "seeds": list(done),
         "unfinished": [seed for seed in found if seed not in done],
         "classes": seen,

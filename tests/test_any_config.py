@@ -110,6 +110,8 @@ def first_and_last_chunk(
 class NoCheckpoints:
     """Keeps nothing."""
 
+    saved = False
+
     def __init__(self, *args: Any):
         pass
 

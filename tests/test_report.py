@@ -79,13 +79,19 @@ def test_runs_on_other_tasks_are_another_scenario(tmp_path: pathlib.Path) -> Non
         make_run(tmp_path / "b", sizes=(4, 3, 3)),
         make_run(tmp_path / "c", sizes=(4, 4, 2)),
         make_run(tmp_path / "d", dataset="cifar100"),
+        make_run(tmp_path / "e"),
     ]
+    results = json.loads((tmp_path / "e" / "results.json").read_text())
+    (tmp_path / "e" / "results.json").write_text(
+        json.dumps({**results, "evaluated_on": "validation"})
+    )
     found = scenarios(read_all(made)[0])
     assert [scenario.name for scenario in found] == [
         "digits: 5 tasks of 2 classes",
         "digits: 4 classes, then 2 tasks of 3",
         "digits: tasks of 4, 4, 2 classes",
         "cifar100: 5 tasks of 2 classes",
+        "digits (validation images): 5 tasks of 2 classes",
     ]
 
 

@@ -24,6 +24,9 @@ NEEDED = {
     **{"memory.policy": str, "memory.size": int},
 }
 
+# such runs do not compare with those on test images
+VALIDATION = " (validation images)"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -32,7 +35,7 @@ class Run:
     Attributes:
       folder: of the run.
       config: the values that alter results by path, such as `train.epochs`; seeds too.
-      dataset: its name.
+      dataset: its name, and that validation images of it were evaluated, if they were.
       class_names: in order of arrival, of all tasks.
       sizes: number of classes of each task, of later tasks too.
       finished: number of finished tasks.
@@ -178,7 +181,7 @@ def read(folder: pathlib.Path) -> Run | None:
         run = Run(
             folder=folder,
             config=config,
-            dataset=value["dataset"],
+            dataset=value["dataset"] + VALIDATION * (value.get("evaluated_on") == "validation"),
             class_names=[str(value["class_names"][label]) for label in labels],
             sizes=sizes,
             finished=finished,

@@ -354,8 +354,8 @@ class _Run:
         summary = self._report()
         kinds = [kind for kind in ("cnn", "nme") if summary.get(kind)]
         accuracy = {kind: summary[kind]["accuracy"][-1] for kind in kinds}
-        logits = evaluate.old_and_new(mean_scores, problem.scenario.classes_before(task))
         split = results.evaluated_on(problem.config)
+        logits = evaluate.old_and_new(mean_scores, problem.scenario.classes_before(task))
         note = {"task": task, "classes": seen, "evaluated_on": split, **accuracy, **logits}
         self._note("task", self.progress.total_steps, note)
         shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())

@@ -124,11 +124,6 @@ class Model:
 class Train:
     """`config.train`: how each task is trained."""
 
-    init_from: str = field(
-        "",
-        "folder of a run whose model after the first task is taken instead of training it",
-        alters_results=False,  # what it has is part of the run's identity
-    )
     epochs: int = field(30, "epochs of each task", least=1, most=100_000)
     batch_size: int = field(128, "images a batch", least=1, most=1_000_000)
     replay_batch_size: int = field(
@@ -162,6 +157,11 @@ class Train:
         "auto",
         "when to run a method's balanced fine-tuning, auto skips it if the loss is balanced",
         choices=FINETUNING,
+    )
+    init_from: str = field(
+        "",
+        "folder of a run whose model after the first task is taken instead of training it",
+        alters_results=False,  # what it has is part of the run's identity
     )
 
 

@@ -356,8 +356,8 @@ def test_all_commands_under_one_name(
 
 
 def test_a_command_without_a_config_knows_no_fields() -> None:
-    with pytest.raises(UserError, match=r"unknown flag '--config\.seed'; see --help"):
-        prepare.main(["digits", "--config.seed=3"])
+    with pytest.raises(UserError, match=r"unknown flag '--config\.train\.epochs'; see --help"):
+        prepare.main(["digits", "--config.train.epochs=3"])
 
 
 def test_a_config_file_that_ignores_the_method_or_the_loss_is_refused(

@@ -82,6 +82,7 @@ def test_no_more_than_a_chunk_or_a_batch_is_read_at_a_time(
 ) -> None:
     monkeypatch.setattr(problem_lib, "CHUNK_BYTES", 2 * 16 * 64)  # two steps of 16 digits
     monkeypatch.setattr("bsce_jax.training.probe.BATCH", 24)
+    monkeypatch.setattr("bsce_jax.runs.exemplars.CHUNK", 24)
     whole = some_digits()
     train, test = (
         Noted(s.images(np.arange(len(s.labels))), s.labels) for s in (whole.train, whole.test)

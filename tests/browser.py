@@ -25,7 +25,8 @@ class Page:
         assert CHROMIUM
         self.complaints: list[str] = []
         self._number = 0
-        self._profile = tempfile.mkdtemp()
+        # in a short place: the path of a socket has at most 107 characters
+        self._profile = tempfile.mkdtemp(dir="/tmp")
         # the browser reads commands from descriptor 3 and writes answers to 4
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()

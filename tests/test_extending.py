@@ -78,10 +78,9 @@ def test_the_trackers_get_what_is_logged(
         (r, r["step"]) for r in logged
     ]
     sent = trackers["mlflow"].log_metrics.call_args_list
-    assert [{"kind": r["kind"], **call.args[0]} for r, call in zip(logged, sent, strict=True)] == (
-        logged
-    )
-    assert all(isinstance(v, int | float) for call in sent for v in call.args[0].values())
+    assert [call.args[0] for call in sent] == [
+        {name: v for name, v in r.items() if isinstance(v, int | float)} for r in logged
+    ]
     (params,) = trackers["mlflow"].log_params.call_args.args
     assert params["runtime.callback"] == "mlflow"
     assert (tmp_path / "mlflow" / "mlflow_run").read_text() == "7"

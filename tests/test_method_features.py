@@ -126,14 +126,15 @@ def test_il2m_rectifies_old_scores_of_what_is_taken_for_new() -> None:
     with np.errstate(divide="ignore"):
         logits = f32(np.log(scores))
     predict = jax.jit(IL2M().predict)
-    got = np.exp(predict(logits, after_il2m().extra))
+    features = f32(np.ones((3, 2)))  # not used
+    got = np.exp(predict(logits, features, after_il2m().extra))
     first, second = 0.9 / 0.5 * 0.7 / 0.95, 0.8 / 0.6 * 0.7 / 0.95
     expected = scores.copy()
     expected[:2] *= [first, second, 1, 1]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert got.argmax(axis=1).tolist() == [0, 2, 0]
     start = IL2M().init_extra({}, 4)
-    np.testing.assert_allclose(np.exp(predict(logits, start)), scores, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(predict(logits, features, start)), scores, rtol=1e-5)
 
 
 # --- features of the method's own making

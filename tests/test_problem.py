@@ -49,7 +49,7 @@ def test_classes_without_training_images_are_named(method: str) -> None:
 
 def test_the_first_task_needs_test_images() -> None:
     dataset = without(DIGITS, "test", 0, 1, 2, 3, 4)
-    with pytest.raises(UserError, match=r"no test images of the first task's classes"):
+    with pytest.raises(UserError, match=r"no test images of the classes of task 1"):
         Problem(make_config("replay"), dataset)
     assert len(Problem(make_config("replay"), without(DIGITS, "test", 0)).test_records(10)) == 18
 

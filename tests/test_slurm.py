@@ -158,11 +158,13 @@ def test_a_run_trains_in_two_tasks_is_told_to_stop_and_goes_on(tmp_path: pathlib
         entries = folder / "metrics.jsonl"
         return entries.exists() and '"epoch": 1,' in entries.read_text()
 
-    wait_for(begun, seconds=120)
+    wait_for(begun, seconds=400)  # also beside other work
     _slurm("scancel", "--signal=TERM", job)
     assert "Restarts=1 " in _wait_for_state(job, "PENDING")
     _slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
-    wait_for(lambda: (folder / "results.json").exists() and _ended(job), seconds=120)
+    wait_for(
+        lambda: (folder / "results.json").exists() and _ended(job), seconds=400
+    )  # also beside other work
     assert "Restarts=1 " in _wait_for_state(job, "COMPLETED")
     printed = (tmp_path / "log").read_text()
     assert printed.count("stopped; the same command goes on") == 1

@@ -1,7 +1,8 @@
 """The problem of a run: all that follows from the config, checked before training."""
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import jax
@@ -88,7 +89,8 @@ class Problem:
             named.test_split,
         )
         extends = config.scenario.extends
-        self.extension = Extension(extends) if extends else None
+        with _naming("scenario.extends"):
+            self.extension = Extension(extends) if extends else None
         self.dataset = self.found
         if self.extension and named.validation:
             raise UserError(
@@ -167,7 +169,8 @@ class Problem:
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)} are given: a run starts from one of them")
         if self.config.train.init_from:
-            first = FirstTask(self.config.train.init_from)
+            with _naming("train.init_from"):
+                first = FirstTask(self.config.train.init_from)
             first.check(self.config, self.dataset, self.scenario)
             return first
         if self.config.model.init:
@@ -297,6 +300,17 @@ class Problem:
             if not stage.replay_batch_size:
                 images += sum(self.memory().quota(available[:old]))
         return stage.epochs * steps_per_epoch(images, self.config.train.batch_size)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Put the path of a field before the message of an error that does not have it."""
+    try:
+        yield
+    except UserError as error:
+        if path in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
 
 
 def check_batches(config: ConfigDict, devices: int) -> None:

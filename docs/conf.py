@@ -30,4 +30,4 @@ def _sources(app: object, name: str, source: list[str]) -> None:
 
 
 def setup(app: object) -> None:
-    app.connect("source-read", _sources)  # type: ignore[attr-defined]
+    app.connect("source-read", _sources)  # type: ignore[attr-defined]  # Sphinx's application

@@ -1,6 +1,5 @@
 """A source that is assembled from records of other sources, with other labels."""
 
-import bisect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
@@ -46,7 +45,7 @@ class _Assembled:
         """Read images piece by piece; `columns` are the records and what else is read by record."""
         records, *more = (np.asarray(column) for column in columns)
         images = np.zeros((len(records), *self.image_shape), np.uint8)
-        owner = np.array([bisect.bisect_right(self._starts, r) - 1 for r in records], int)
+        owner = np.searchsorted(self._starts, records, side="right") - 1
         for number in np.unique(owner):
             here = owner == number
             at = [records[here] - self._starts[number], *(column[here] for column in more)]

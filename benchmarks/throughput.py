@@ -134,7 +134,7 @@ def begin(trainer: Trainer, task: int) -> Begun:
         raise UserError(f"scenario.base is {base}: leave classes for a later task")
     records = problem.records[: problem.scenario.classes_after(task)]
     kept = problem.memory().add(records)
-    network = problem.method.network(problem.network, task)
+    network = problem.network_of(task)
     works = []
     for number, stage in enumerate(problem.stages(task)):
         endless = dataclasses.replace(stage, epochs=10**4, learning_rate=1e-4)

@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     FISHER = 5
     EXPANSION = 6
     VALIDATION = 7
+    BRANCH = 8
 
 
 def generator(seed: int, purpose: Purpose, task: int, number: int = 0) -> np.random.Generator:

@@ -137,6 +137,7 @@ def info(labels: list[int] | Array, old: int, seen: int, **changes: Any) -> Task
         labels=labels,
         train=np.arange(len(labels)),
         validation=np.array([], int),
+        balanced=False,
     )
     return TaskInfo(**{**given, **changes})
 

@@ -36,7 +36,7 @@ class Wider(Method):
 
     teacher: ClassVar[bool] = True
 
-    def network(self, base: Classifier, task: int) -> Classifier:
+    def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
         backbone: nn.Module = base.backbone.clone(width=WIDTHS[task])
         return Classifier(backbone, base.head)
 

@@ -43,6 +43,8 @@ class TaskInfo:
       labels: [n] int32, position in the class order of every training record, -1 outside it.
       train: indices of the records trained on (after any held-out split).
       validation: indices of the held-out records, empty unless the first stage has a `holdout`.
+      balanced: whether the loss corrects the imbalance of old and new classes, so that the method
+        need not; false with `config.train.finetuning` = `always`.
     """
 
     index: int
@@ -52,6 +54,7 @@ class TaskInfo:
     labels: np.ndarray
     train: np.ndarray
     validation: np.ndarray
+    balanced: bool
 
     @property
     def new(self) -> range:
@@ -112,12 +115,13 @@ class Method:
         """Name of its head in `models.HEADS`."""
         return "linear"
 
-    def network(self, base: Classifier, task: int) -> Classifier:
+    def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
         """Choose the network of a task.
 
         Args:
           base: the network with the config's backbone and the method's head.
           task: number of the task.
+          tasks: how many tasks the scenario has.
 
         Returns:
           The network; if it equals the previous task's, nothing is compiled anew.

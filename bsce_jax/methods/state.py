@@ -18,7 +18,8 @@ class ModelState:
 
     Attributes:
       params: the network's parameters, `{"backbone": ..., "head": ...}`, float32.
-      batch_stats: BatchNorm's running statistics, float32.
+      batch_stats: the network's variables that are no parameters: BatchNorm's running statistics,
+        and the frozen branches of a growing network.
       extra: the method's own arrays (bias correction, Fisher information, ...).
     """
 

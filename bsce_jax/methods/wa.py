@@ -19,12 +19,16 @@ class WA(ILBaseline):
     weighting: str = field("convex", "how the two terms are weighted", choices=WEIGHTINGS)
 
     def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
-        """Scale the new class vectors to the mean norm of the old ones (equations 7 and 8)."""
-        if task.old == 0:
-            return model
-        head = model.params["head"]
-        norms = jnp.linalg.norm(head["weight"], axis=1)
-        gamma = norms[: task.old].mean() / norms[task.old : task.seen].mean()
-        weight = head["weight"].at[task.old : task.seen].multiply(gamma)
-        params = {**model.params, "head": {**head, "weight": weight}}
-        return dataclasses.replace(model, params=params)
+        return align(model, task)
+
+
+def align(model: ModelState, task: TaskInfo) -> ModelState:
+    """Scale the new class vectors to the mean norm of the old ones (equations 7 and 8)."""
+    if task.old == 0:
+        return model
+    head = model.params["head"]
+    norms = jnp.linalg.norm(head["weight"], axis=1)
+    gamma = norms[: task.old].mean() / norms[task.old : task.seen].mean()
+    weight = head["weight"].at[task.old : task.seen].multiply(gamma)
+    params = {**model.params, "head": {**head, "weight": weight}}
+    return dataclasses.replace(model, params=params)

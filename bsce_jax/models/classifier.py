@@ -17,6 +17,7 @@ class Outputs:
         of a class's similarities for an LSC head.
       logits: [batch, C], `scale * scores`; W f + b for a linear head.
       scale: [], the learned scale; 1 for a linear head.
+      auxiliary: [batch, K], the logits of an auxiliary head, None without one.
     """
 
     features: jax.Array
@@ -24,6 +25,7 @@ class Outputs:
     scores: jax.Array
     logits: jax.Array
     scale: jax.Array
+    auxiliary: jax.Array | None = None
 
 
 class Classifier(nn.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bsce_jax.models.names import NETWORKS
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
+from bsce_jax.models.trunk import Trunk
 
 Stages = tuple[tuple[int, int], ...]
 
@@ -27,7 +28,8 @@ class ResNet(nn.Module):
     Attributes:
       stages: (blocks, width) of each stage.
       stem: `cifar` is a 3x3 convolution; `cifar_pool` is that and a max pooling of stride 2;
-        `imagenet` is a 7x7 convolution of stride 2 and the max pooling.
+        `imagenet` is a 7x7 convolution of stride 2 and the max pooling; `none` for an input that is
+        the map of a previous stage.
       shortcut: where the outputs change, `projection` is a 1x1 convolution with BatchNorm (LUCIR),
         `padding` takes every second pixel and adds channels of zeros (option A: iCaRL, PODNet).
       block_relu: which blocks end with ReLU: `all`; `within` for all but the last of each stage
@@ -55,10 +57,12 @@ class ResNet(nn.Module):
         conv = partial(Conv, dtype=self.dtype, platform=self.platform)
         made = partial(BatchNorm, dtype=self.dtype, platform=self.platform)
         norm = lambda scale=1.0: partial(made(scale=scale), train=train)
-        width = self.stages[0][1]
-        stem = conv(width, size=7, stride=2) if self.stem == "imagenet" else conv(width)
-        x = nn.relu(norm()(stem(images)))
-        if self.stem != "cifar":
+        x, width = images, images.shape[-1]
+        if self.stem != "none":
+            width = self.stages[0][1]
+            stem = conv(width, size=7, stride=2) if self.stem == "imagenet" else conv(width)
+            x = nn.relu(norm()(stem(images)))
+        if self.stem in ("cifar_pool", "imagenet"):
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
         maps = []
         for number, (blocks, wanted) in enumerate(self.stages):
@@ -87,6 +91,13 @@ class ResNet(nn.Module):
                 if self.final_relu if last else between:
                     x = nn.relu(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32), tuple(maps)
+
+    @nn.nowrap
+    def split(self) -> tuple[nn.Module, nn.Module]:
+        """Split it into all stages but the last, and the last; see `Trunk`."""
+        first = self.clone(stages=self.stages[:-1])
+        last = self.clone(stages=self.stages[-1:], stem="none")
+        return Trunk(first, relu=self.block_relu == "all"), last
 
 
 @NETWORKS.register("resnet8")

@@ -195,7 +195,7 @@ class SavedRun:
             dtype=config.runtime.dtype,
             platform=platform,
         )
-        network = method.network(base, description["task"])
+        network = method.network(base, description["task"], len(description["tasks"]))
         seen = sum(map(len, description["tasks"][: description["task"] + 1]))
         shapes = _shapes(network, method, description["image_shape"], classes, seen)
         if "class_means" not in flat:  # the run kept no exemplars

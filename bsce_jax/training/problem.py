@@ -204,7 +204,7 @@ class Problem:
 
     def network_of(self, task: int) -> Classifier:
         """Choose the network of a task."""
-        return self.method.network(self.network, task)
+        return self.method.network(self.network, task, self.scenario.num_tasks)
 
     def stages(self, task: int) -> tuple[Stage, ...]:
         """List the stages of a task, without those that a balanced loss leaves out.
@@ -217,7 +217,12 @@ class Problem:
 
     def saves(self, stage: Stage) -> bool:
         """Tell whether a stage is left out because the loss is balanced."""
-        return stage.balances and self.criterion.balanced and self.config.train.finetuning == "auto"
+        return stage.balances and self.balanced
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the loss corrects the imbalance of old and new classes, and it alone."""
+        return self.criterion.balanced and self.config.train.finetuning == "auto"
 
     def all_stages(self, task: int) -> tuple[Stage, ...]:
         """List all stages that the method has for a task."""
@@ -265,6 +270,7 @@ class Problem:
             labels=self.labels,
             train=train,
             validation=validation,
+            balanced=self.balanced,
         )
 
     def chunk_steps(self, task: int, record_bytes: int = 0) -> int:

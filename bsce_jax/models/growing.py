@@ -1,0 +1,79 @@
+"""A network that gets a further branch in every task; the branches of earlier tasks are frozen."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bsce_jax.models.classifier import Classifier, Outputs
+
+
+class GrowingClassifier(Classifier):
+    """A classifier on the concatenated features of several branches (DER, MEMO).
+
+    The branch in training is `backbone`. The frozen ones are copies of it, stacked along a leading
+    axis of `slots`, in the collection `batch_stats`: they are no parameters. The first `count`
+    slots are in use. The others are not computed, so that a step costs what its branches cost, and
+    nothing changes its shape from task to task.
+
+    The features [batch, (slots + 1) * D] are those of the branches in the order of the tasks; they
+    are zero for branches to come. The maps are those of the branch in training.
+
+    Attributes:
+      slots: most frozen branches.
+      auxiliary: a head on the features of the branch in training alone, for `Outputs.auxiliary`.
+      trunk: images and `train` to the input of all branches, trained too; None for the images.
+    """
+
+    slots: int
+    auxiliary: nn.Module
+    trunk: nn.Module | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> Outputs:
+        """Apply trunk, branches and heads to [batch, height, width, channels] images."""
+        inputs = images if self.trunk is None else self.trunk(images, train)
+        features, maps = self.backbone(inputs, train)
+        branch = self.backbone.clone(parent=None, name=None)
+        empty = lambda: _empty(branch, inputs, self.slots)
+        frozen: Any = self.variable("batch_stats", "frozen", empty)
+        count: Any = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+
+        def past(number: jax.Array, variables: Any) -> tuple[jax.Array, jax.Array]:
+            found = jax.lax.cond(
+                number < count.value,
+                lambda: branch.apply(variables, inputs, train=False)[0],
+                lambda: jnp.zeros_like(features),
+            )
+            return number + 1, found
+
+        _, earlier = jax.lax.scan(past, jnp.zeros((), jnp.int32), frozen.value)
+        every = jnp.concatenate([earlier, jnp.zeros_like(features)[None]])
+        every = jax.lax.dynamic_update_index_in_dim(every, features, count.value, axis=0)
+        joined = jnp.moveaxis(every, 0, 1).reshape(len(features), -1)
+        return Outputs(joined, maps, *self.head(joined), self.auxiliary(features).logits)
+
+
+def freeze_branch(params: Any, batch_stats: Any) -> Any:
+    """Put a copy of the branch in training into the next slot.
+
+    Args:
+      params: of a GrowingClassifier.
+      batch_stats: its other variables.
+
+    Returns:
+      The new `batch_stats`.
+    """
+    branch = {"params": params["backbone"], "batch_stats": batch_stats["backbone"]}
+    count = batch_stats["count"]
+    put = lambda slots, value: slots.at[count].set(value)
+    frozen = jax.tree.map(put, batch_stats["frozen"], branch)
+    return {**batch_stats, "frozen": frozen, "count": count + 1}
+
+
+def _empty(branch: nn.Module, inputs: jax.Array, slots: int) -> Any:
+    """Return the variables of frozen branches that do not exist yet: zeros."""
+    shapes = jax.eval_shape(lambda x: branch.init(jax.random.key(0), x, train=False), inputs)
+    variables = {name: shapes[name] for name in ("params", "batch_stats")}
+    return jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), variables)

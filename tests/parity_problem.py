@@ -34,21 +34,38 @@ class SmoothNet(nn.Module):
     Attributes:
       final_relu: whether an activation comes last.
       dtype: of the computation.
+      stages: width and stride of each.
     """
 
     final_relu: bool
     dtype: jnp.dtype
+    stages: tuple[tuple[int, int], ...] = ((6, 1), (FEATURES, 2))
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         x, maps = images, []
-        for width, stride in ((6, 1), (FEATURES, 2)):
+        for width, stride in self.stages:
             x = Conv(width, stride=stride, dtype=self.dtype)(x)
             x = BatchNorm(dtype=self.dtype)(x, train)
             maps.append(x)
             if stride == 1 or self.final_relu:
                 x = nn.softplus(x)
         return x.mean(axis=(1, 2)), tuple(maps)
+
+    @nn.nowrap
+    def split(self) -> tuple[nn.Module, nn.Module]:
+        first, second = (self.clone(stages=(stage,)) for stage in self.stages)
+        return SmoothTrunk(first), second
+
+
+class SmoothTrunk(nn.Module):
+    """The map of a network's last stage, after the activation."""
+
+    network: nn.Module
+
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        _, maps = self.network(images, train)
+        return nn.softplus(maps[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +141,7 @@ def normalised(records: np.ndarray) -> np.ndarray:
 
 def make_model(case: Case, seed: int) -> Model:
     """Draw a model that has been trained, as it were: nothing in it is 0, 1 or alike."""
-    network = make_trainer(case).problem.network
+    network = make_trainer(case).problem.network_of(case.task)
     images = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
     shapes = jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), images)
     rng = np.random.default_rng(seed)
@@ -144,7 +161,15 @@ def make_model(case: Case, seed: int) -> Model:
         traverse_util.flatten_dict(shapes[part], sep="/") for part in ("params", "batch_stats")
     )
     params = {path: parameter(path, leaf.shape) for path, leaf in params.items()}
-    stats = {path: abs(normal(*leaf.shape, mean=1, std=0.1)) for path, leaf in stats.items()}
+
+    def other(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path == "count":
+            return np.array(case.task)  # a branch for each earlier task
+        if path.startswith("frozen/params"):
+            return parameter(path, shape)
+        return abs(normal(*shape, mean=1, std=0.1))
+
+    stats = {path: other(path, leaf.shape) for path, leaf in stats.items()}
     extra: dict[str, Any] = {
         "bic": lambda: {"alpha": normal(8, mean=0.8, std=0.1), "beta": normal(8)},
         # some above `fisher_max`, most below
@@ -158,8 +183,11 @@ def make_model(case: Case, seed: int) -> Model:
 
 
 def product_model(model: Model) -> ModelState:
+    def array(path: str, value: Any) -> jax.Array:
+        return jnp.asarray(value, jnp.int32 if path == "count" else jnp.float32)
+
     def tree(flat: dict[str, Any]) -> Any:
-        return traverse_util.unflatten_dict({p: jnp.float32(v) for p, v in flat.items()}, sep="/")
+        return traverse_util.unflatten_dict({p: array(p, v) for p, v in flat.items()}, sep="/")
 
     extra = {name: tree(v) if isinstance(v, dict) else v for name, v in model.extra.items()}
     return ModelState(tree(model.params), tree(model.stats), jax.tree.map(jnp.float32, extra))

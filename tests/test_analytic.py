@@ -37,7 +37,7 @@ def learn(method: ACIL, tasks: list[int]) -> dict[str, Any]:
     for index, count in enumerate(tasks):
         seen = old + count
         train = np.flatnonzero(np.isin(LABELS, range(old, seen)))
-        info = TaskInfo(index, old, seen, 3, LABELS, train, np.array([], int))
+        info = TaskInfo(index, old, seen, 3, LABELS, train, np.array([], int), False)
         model = method.end_training(model, info, Features())  # type: ignore[arg-type]
         old = seen
     return model.extra

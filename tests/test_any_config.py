@@ -71,7 +71,7 @@ class TracingTrainer(Trainer):
 
     def _initial(self) -> ModelState:
         image = jax.ShapeDtypeStruct((1, *self.problem.dataset.image_shape), np.float32)
-        make = functools.partial(self.problem.network.init, train=False)
+        make = functools.partial(self.problem.network_of(0).init, train=False)
         shapes = jax.eval_shape(make, jax.random.key(0), image)
         params = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype)), shapes)
         params = params["params"]

@@ -102,8 +102,11 @@ def step_of(kind: type[Method], unseen: float) -> tuple[Method, Step]:
     logits, teacher_logits = STUDENT.copy(), TEACHER.copy()
     logits[:, 5] = teacher_logits[:, 5] = unseen
     maps, teacher_maps = (np.float32(x).reshape(5, 2, 1, 1) for x in (FEATURES, TEACHER_FEATURES))
+    auxiliary = rng.normal(size=(5, 1 + C))
+    auxiliary[:, 1 + 5] = unseen
+    student = outputs(logits, FEATURES, (maps,))
     return method, make_step(
-        student=outputs(logits, FEATURES, (maps,)),
+        student=dataclasses.replace(student, auxiliary=f32(auxiliary)),
         teacher=outputs(teacher_logits, TEACHER_FEATURES, (teacher_maps,)),
         loss=kind.loss,
         params=params,

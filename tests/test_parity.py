@@ -50,6 +50,9 @@ CASES = (
     # every method with the loss that it was published with
     Case("acil", task=0, fields=FEW),
     Case("bic"),
+    Case("der", task=0, fields=FEW),
+    Case("der"),
+    Case("der", "balanced_softmax"),
     Case("ds_al", task=0, fields=FEW),
     *both_stages("eeil", "cross_entropy"),
     Case("ewc"),
@@ -68,6 +71,8 @@ CASES = (
     Case("lucir", task=0, fields=FEW),
     Case("lwf"),
     Case("lwf_mc"),
+    Case("memo"),
+    Case("memo", task=0, fields=FEW),
     Case("pass"),
     *both_stages("podnet", "nca", COSINE, BITING),
     *both_stages("podnet", "balanced_softmax", COSINE, BITING),
@@ -106,7 +111,7 @@ def test_two_steps(case: Case) -> None:
     start, teacher = make_model(case, 1), make_model(case, 2)
     state = trainer.start(product_model(start), stage)
     past = product_model(teacher) if stage.teacher else None
-    (ours,) = fit(trainer, problem.network, work, state, past, 0)
+    (ours,) = fit(trainer, problem.network_of(case.task), work, state, past, 0)
     theirs = slow.train(
         slow_problem(problem, work, case), start, teacher, slow_batches(problem, work, case)
     )

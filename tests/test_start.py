@@ -80,7 +80,7 @@ def test_another_head_loss_or_data_is_refused(base: pathlib.Path, tmp_path: path
         with pytest.raises(UserError, match=message):
             run(made, tmp_path / method, data)
 
-    refused("is of another network: params/head/scale does not fit", "lucir", "cross_entropy")
+    refused("is of another network: params/head/bias does not fit", "lucir", "cross_entropy")
     refused("loss.name is cross_entropy there", "icarl", "binary_cross_entropy")
     refused("the data is not the same", "il_baseline", "cross_entropy", some_digits(19, 8))
     made = make_config("il_baseline", fields={"train.init_from": str(tmp_path / "nothing")})

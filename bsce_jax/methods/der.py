@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,6 +51,7 @@ class DER(Method):
         labels = jnp.where(step.is_old, 0, 1 + step.labels)
         competes = jnp.concatenate([jnp.ones(1, bool), step.task.new])
         among = jnp.where(competes, 0.0, -jnp.inf)
+        assert step.student.auxiliary is not None
         auxiliary = losses.softmax_cross_entropy(step.student.auxiliary, labels, among)
         return {
             "classification": step.classification(),
@@ -106,9 +106,9 @@ class MEMO(DER):
     def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
         split: Any = getattr(base.backbone, "split", None)
         if split is None:
+            name = type(base.backbone).__name__
             raise UserError(
-                f"method memo needs a network that can be split, and {type(base.backbone).__name__} "
-                "has no `split`"
+                f"method.name is memo: model.name needs a network with `split`, {name} has none"
             )
         trunk, tail = split()
         auxiliary = LinearHead(1 + base.head.num_classes)

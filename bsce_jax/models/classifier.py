@@ -1,5 +1,7 @@
 """A classifier: a backbone that makes features and a head that scores classes."""
 
+import math
+
 import flax.linen as nn
 import jax
 from flax import struct
@@ -47,6 +49,25 @@ class Classifier(nn.Module):
     def classify(self, features: jax.Array) -> Outputs:
         """Apply the head alone to [batch, D] features; there are no maps."""
         return Outputs(features, (), *self.head(features))
+
+    @nn.nowrap
+    def parameters_in_use(self, params: VariableDict, task: int, seen: int) -> int:
+        """Count the parameters that a prediction after a task needs.
+
+        Args:
+          params: the parameters, or their shapes.
+          task: number of the task.
+          seen: how many classes are seen; the head's rows of later classes do not count.
+        """
+        return size(params["backbone"]) + size(params["head"], rows=seen)
+
+
+def size(tree: VariableDict, rows: int | None = None) -> int:
+    """Count the numbers in arrays; with `rows`, in that many rows of those that are no scalars."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(tree)]
+    if rows is not None:
+        shapes = [(rows, *shape[1:]) if shape else shape for shape in shapes]
+    return sum(map(math.prod, shapes))
 
 
 def infer(network: Classifier, variables: VariableDict, images: jax.Array) -> Outputs:

@@ -1,12 +1,16 @@
 """A network that gets a further branch in every task; the branches of earlier tasks are frozen."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bsce_jax.models.classifier import Classifier, Outputs
+from bsce_jax.models.classifier import Classifier, Outputs, size
+
+# what a growing network has beside the parameters and the statistics of its first branch
+ADDED = ("params/auxiliary/", "batch_stats/frozen/", "batch_stats/count")
 
 
 class GrowingClassifier(Classifier):
@@ -52,7 +56,17 @@ class GrowingClassifier(Classifier):
         every = jnp.concatenate([earlier, jnp.zeros_like(features)[None]])
         every = jax.lax.dynamic_update_index_in_dim(every, features, count.value, axis=0)
         joined = jnp.moveaxis(every, 0, 1).reshape(len(features), -1)
-        return Outputs(joined, maps, *self.head(joined), self.auxiliary(features).logits)
+        outputs = Outputs(joined, maps, *self.head(joined))
+        return dataclasses.replace(outputs, auxiliary=self.auxiliary(features).logits)
+
+    @nn.nowrap
+    def parameters_in_use(self, params: Any, task: int, seen: int) -> int:
+        """Count the parameters of the trunk, of all branches that exist, and of the head."""
+        branches = task + 1
+        weight, bias = params["head"]["weight"], params["head"]["bias"]
+        columns = weight.shape[1] // (self.slots + 1) * branches
+        head = size({"bias": bias}, rows=seen) + seen * columns
+        return size(params.get("trunk", {})) + branches * size(params["backbone"]) + head
 
 
 def freeze_branch(params: Any, batch_stats: Any) -> Any:
@@ -65,7 +79,9 @@ def freeze_branch(params: Any, batch_stats: Any) -> Any:
     Returns:
       The new `batch_stats`.
     """
-    branch = {"params": params["backbone"], "batch_stats": batch_stats["backbone"]}
+    branch = {"params": params["backbone"]}
+    if "backbone" in batch_stats:  # not without BatchNorm
+        branch["batch_stats"] = batch_stats["backbone"]
     count = batch_stats["count"]
     put = lambda slots, value: slots.at[count].set(value)
     frozen = jax.tree.map(put, batch_stats["frozen"], branch)
@@ -75,5 +91,4 @@ def freeze_branch(params: Any, batch_stats: Any) -> Any:
 def _empty(branch: nn.Module, inputs: jax.Array, slots: int) -> Any:
     """Return the variables of frozen branches that do not exist yet: zeros."""
     shapes = jax.eval_shape(lambda x: branch.init(jax.random.key(0), x, train=False), inputs)
-    variables = {name: shapes[name] for name in ("params", "batch_stats")}
-    return jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), variables)
+    return jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), dict(shapes))

@@ -32,13 +32,22 @@ def write(
     dataset: Dataset,
     scenario: Scenario,
     progress: Progress,
+    model: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write `results.json` from the predictions of all finished tasks, and return it.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      dataset: that it is trained on.
+      scenario: its tasks.
+      progress: its position.
+      model: the sizes of its model, of `Problem.sizes`.
 
     Raises:
       UserError: a prediction file is missing or damaged.
     """
-    value = _make(folder, config, dataset, scenario, progress)
+    value = _make(folder, config, dataset, scenario, progress, model)
     write_json(folder / "results.json", value)
     return value
 
@@ -49,13 +58,14 @@ def confirm(
     dataset: Dataset,
     scenario: Scenario,
     progress: Progress,
+    model: Mapping[str, Any],
 ) -> bool:
     """Tell whether the `results.json` of a finished run is what its predictions give.
 
     Raises:
       UserError: a prediction file is missing or damaged.
     """
-    value = _make(folder, config, dataset, scenario, progress)
+    value = _make(folder, config, dataset, scenario, progress, model)
     there = read(folder) or {}
     measured = ("peak_memory", "environment")  # of the process that wrote it
     same = all(there.get(name) == value[name] for name in value.keys() - set(measured))
@@ -68,6 +78,7 @@ def _make(
     dataset: Dataset,
     scenario: Scenario,
     progress: Progress,
+    model: Mapping[str, Any],
 ) -> dict[str, Any]:
     cnn, nme = [], []
     for task in range(len(progress.history)):
@@ -104,6 +115,7 @@ def _make(
             "selection": config.memory.selection,
             "indices": progress.history,
         },
+        "model": dict(model),
         "timing": _timing(progress),
         "peak_memory": peak_memory(),
         "environment": environment(),

@@ -15,6 +15,7 @@ from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
 from bsce_jax.errors import UserError
 from bsce_jax.methods import ModelState
+from bsce_jax.models.growing import ADDED
 from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.scenario import Scenario
@@ -118,24 +119,41 @@ class FirstTask:
     def model(self, initial: ModelState) -> ModelState:
         """Take the parameters and the statistics; the head's rows of later classes stay initial.
 
+        A growing network takes them for its first branch.
+
         Raises:
           UserError: they are of another network.
         """
         seen = len(self._run.class_names)
         variables = {"params": initial.params, "batch_stats": initial.batch_stats}
         flat = traverse_util.flatten_dict(variables, sep="/")
-        for name, array in flat.items():
-            there = self._run.weights.get(name)
-            rows = slice(seen) if name.startswith("params/head/") and array.ndim else ...
-            if there is None or there.ndim != array.ndim or there[rows].shape != array[rows].shape:
+        weights = {n: w for n, w in self._run.weights.items() if n.startswith(tuple(variables))}
+        grown = {name for name in flat if name.startswith(ADDED)} - weights.keys()
+        for name in sorted(flat.keys() - grown | weights.keys()):
+            there, array = weights.get(name), flat.get(name)
+            block = None if there is None or array is None else _block(name, there, array, seen)
+            if block is None:
                 raise UserError(
                     f"train.init_from={self._run.folder} is of another network: {name} does not fit"
                 )
             whole = np.array(array)
-            whole[rows] = np.asarray(there[rows])
+            whole[block] = np.asarray(there)[block]
             flat[name] = jax.device_put(whole, array.sharding)
         loaded = traverse_util.unflatten_dict(flat, sep="/")
         return ModelState(loaded["params"], loaded.get("batch_stats", {}), initial.extra)
+
+
+def _block(name: str, there: jax.Array, here: jax.Array, seen: int) -> tuple[slice, ...] | None:
+    """Find the part of an array that another one fills, None if it does not fit.
+
+    A head's array has the rows of the classes seen, and as many columns as the other has features.
+    """
+    head = name.startswith("params/head/") and there.ndim == here.ndim > 0
+    if not head:
+        return () if there.shape == here.shape else None
+    shape = (seen, *there.shape[1:])
+    fits = all(a <= b for a, b in zip(shape, here.shape, strict=True))
+    return tuple(map(slice, shape)) if fits else None
 
 
 def digest_of(run: SavedRun) -> str:

@@ -149,7 +149,10 @@ def _finished(
 ) -> dict[str, Any]:
     """Return the results of a finished run; write them again if they are not as written."""
     if hosts.is_main():
-        parts = (folder, problem.config, problem.dataset, problem.scenario, progress)
+        parts = (
+            *(folder, problem.config, problem.dataset, problem.scenario, progress),
+            problem.sizes(len(progress.history)),
+        )
         try:
             right = results.confirm(*parts)
         except UserError as error:  # predictions were lost: results.json is all that is left
@@ -455,10 +458,9 @@ class _Run:
         """Write the results and return them; nothing in other processes than the main one."""
         if not hosts.is_main():
             return {}
-        problem = self.problem
-        return results.write(
-            self.folder, problem.config, problem.dataset, problem.scenario, self.progress
-        )
+        problem, progress = self.problem, self.progress
+        parts = (problem.config, problem.dataset, problem.scenario, progress)
+        return results.write(self.folder, *parts, problem.sizes(len(progress.history)))
 
     def _save(self, state: TrainState | None) -> None:
         """Save a checkpoint, within a stage or between tasks."""

@@ -3,7 +3,8 @@
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,7 @@ class Problem:
             num_classes=classes,
             dtype=config.runtime.dtype,
         )
+        self.network_of(0)  # a method may refuse the network
         self.start = self._make_start()
         self.labels = self.scenario.positions(self.dataset.train.labels)
         self.test_labels = self.scenario.positions(self.dataset.test.labels)
@@ -175,7 +177,7 @@ class Problem:
             return first
         if self.config.model.init:
             images = jnp.zeros((1, *self.dataset.image_shape))
-            init = partial(self.network.init, train=False)
+            init = partial(self.network_of(0).init, train=False)
             load_backbone(self.config.model.init, jax.eval_shape(init, jax.random.key(0), images))
             return Pretrained(self.config.model.init)
         return self.extension
@@ -205,6 +207,33 @@ class Problem:
     def network_of(self, task: int) -> Classifier:
         """Choose the network of a task."""
         return self.method.network(self.network, task, self.scenario.num_tasks)
+
+    def sizes(self, tasks: int) -> dict[str, Any]:
+        """Count what the model keeps of the past, for `results.json`.
+
+        Args:
+          tasks: how many are finished.
+
+        Returns:
+          `parameters`: of the network that are in use after each task; `extra_bytes`: of the
+          method's own arrays.
+        """
+        counts = []
+        images = jnp.zeros((1, *self.dataset.image_shape))
+        shapes = cache(
+            lambda network: jax.eval_shape(
+                partial(network.init, train=False), jax.random.key(0), images
+            )["params"]
+        )
+        for task in range(tasks):
+            network, seen = self.network_of(task), self.scenario.classes_after(task)
+            counts.append(network.parameters_in_use(shapes(network), task, seen))
+        params = shapes(self.network_of(0))
+        extra = jax.eval_shape(
+            partial(self.method.init_extra, num_classes=self.scenario.num_classes), params
+        )
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(extra))
+        return {"parameters": counts, "extra_bytes": held}
 
     def stages(self, task: int) -> tuple[Stage, ...]:
         """List the stages of a task, without those that a balanced loss leaves out.

@@ -36,9 +36,10 @@ BASE = {"runtime.checkpoint_epochs": 1, "train.epochs": 8, "train.batch_size": 8
 BASE |= {"scenario.base": 4, "scenario.increment": 3}  # several checkpoints in a task
 STREAMED = {"runtime.feed": "streamed", "train.augmentation": "source_crop+flip"}
 FINE = {"method.finetune_epochs": 2, "train.finetuning": "always"}
+NETWORK = {"memo": {"model.name": "small"}}  # it needs more than one stage
 CASES = {
     **{
-        f"{method} {loss}": Case(method, loss, BASE)
+        f"{method} {loss}": Case(method, loss, BASE | NETWORK.get(method, {}))
         for method in sorted(METHODS)
         for loss in ("cross_entropy", "balanced_softmax")
     },

@@ -50,6 +50,9 @@ def rules(problem: Problem) -> Rules:
         return Rules(head, moves=("head/weight",), clamp=options["clamp"])
     if method == "fetril" and problem.old:
         return Rules(moves=("head",), batch_statistics=False)
+    if method in ("der", "memo"):
+        trunk = ("trunk",) if method == "memo" else ()
+        return Rules(moves=(*trunk, "backbone", "head", *(("auxiliary",) if problem.old else ())))
     return Rules()
 
 
@@ -217,8 +220,18 @@ def _fetril(view: View) -> Terms:
     return {"classification": (1 - view.rho) * real, "translated": view.rho * moved}
 
 
+def _der(view: View) -> Terms:
+    """PyCIL: loss_clf + loss_aux; the auxiliary target 0 is any old class."""
+    assert view.student.auxiliary is not None
+    new = view.student.auxiliary[:, [0, *range(1 + view.old, 1 + view.seen)]]
+    labels = np.maximum(view.labels - view.old + 1, 0)
+    return {**_classification(view), "auxiliary": losses.cross_entropy(new, labels).mean()}
+
+
 TERMS: dict[str, Callable[[View], Terms]] = {
     "bic": _bic,
+    "der": _der,
+    "memo": _der,
     "eeil": _taskwise,
     "ewc": _ewc,
     "fetril": _fetril,

@@ -17,6 +17,7 @@ class Outputs(NamedTuple):
     maps: list[Var]
     scores: Var
     scale: Var
+    auxiliary: Var | None = None  # logits of a growing network's second head
 
     @property
     def logits(self) -> Var:
@@ -25,33 +26,82 @@ class Outputs(NamedTuple):
     def rows(self, rows: np.ndarray) -> "Outputs":
         """Keep some samples of the batch."""
         maps = [one[rows] for one in self.maps]
-        return Outputs(self.features[rows], maps, self.scores[rows], self.scale)
+        auxiliary = None if self.auxiliary is None else self.auxiliary[rows]
+        return Outputs(self.features[rows], maps, self.scores[rows], self.scale, auxiliary)
 
 
 def network(
     params: Params, stats: Arrays, images: np.ndarray, *, head: str, batch_statistics: bool
 ) -> tuple[Outputs, Arrays]:
-    """Look at images; return the moved running statistics too.
+    """Look at images; return the moved running statistics too."""
+    moved = dict(stats)
+    layer = _Layers(params, stats, moved, batch_statistics)
+    if "count" in stats:
+        return _growing(layer, images), moved
+    first, x = layer("backbone", 0, var(images), stride=1)
+    # cosine heads have no activation after the last sum
+    second, y = layer("backbone", 1, x, stride=2)
+    features = (y if head == "linear" else second).mean((1, 2))
+    return Outputs(features, [first, second], *classify(params, features, head)), moved
 
-    The activation is the softplus: at a kink, rounding alone would decide a gradient.
-    """
-    x, maps, moved = var(images), [], dict(stats)
-    for layer, stride in ((0, 1), (1, 2)):
-        x = convolution(x, params[f"backbone/Conv_{layer}/kernel"], stride)
-        norm = f"backbone/BatchNorm_{layer}/"
-        mean, variance = var(stats[norm + "mean"]), var(stats[norm + "var"])
-        if batch_statistics:
+
+class _Layers(NamedTuple):
+    """Convolutions with BatchNorm, by path."""
+
+    params: Params
+    stats: Arrays
+    moved: Arrays
+    batch_statistics: bool
+
+    def __call__(self, place: str, number: int, x: Var, stride: int) -> tuple[Var, Var]:
+        """Apply one layer; return its output before and after the activation.
+
+        The activation is the softplus: at a kink, rounding alone would decide a gradient.
+        """
+        x = convolution(x, self.params[f"{place}/Conv_{number}/kernel"], stride)
+        norm = f"{place}/BatchNorm_{number}/"
+        mean, variance = var(self.stats[norm + "mean"]), var(self.stats[norm + "var"])
+        if self.batch_statistics:
             mean = x.mean((0, 1, 2))
             variance = ((x - mean) ** 2).mean((0, 1, 2))
-            moved[norm + "mean"] = 0.9 * stats[norm + "mean"] + 0.1 * mean.value
-            moved[norm + "var"] = 0.9 * stats[norm + "var"] + 0.1 * variance.value
-        x = (x - mean) / (variance + 1e-5) ** 0.5 * params[norm + "scale"] + params[norm + "bias"]
-        maps.append(x)
-        # cosine heads have no activation after the last sum
-        if layer == 0 or head == "linear":
-            x = log(1 + exp(x))
-    features = x.mean((1, 2))
-    return Outputs(features, maps, *classify(params, features, head)), moved
+            self.moved[norm + "mean"] = 0.9 * self.stats[norm + "mean"] + 0.1 * mean.value
+            self.moved[norm + "var"] = 0.9 * self.stats[norm + "var"] + 0.1 * variance.value
+        scale, bias = self.params[norm + "scale"], self.params[norm + "bias"]
+        x = (x - mean) / (variance + 1e-5) ** 0.5 * scale + bias
+        return x, log(1 + exp(x))
+
+
+def _growing(layers: _Layers, images: np.ndarray) -> Outputs:
+    """Concatenate the features of the frozen branches and of the one in training."""
+    params, stats, x = layers.params, layers.stats, var(images)
+    first, shared = 0, any(path.startswith("trunk/") for path in params)
+    if shared:
+        _, x = layers("trunk/network", 0, x, stride=1)
+        first = 1
+
+    def branch(layers: _Layers) -> Var:
+        y = x
+        for number, stride in ((0, 1), (1, 2))[first:]:
+            _, y = layers("backbone", number - first, y, stride)
+        return y.mean((1, 2))
+
+    count, features = int(stats["count"]), []
+    for slot in range(count):
+        of_slot = lambda part, slot=slot: {
+            "backbone" + path.removeprefix(f"frozen/{part}"): value[slot]
+            for path, value in stats.items()
+            if path.startswith(f"frozen/{part}")
+        }
+        frozen = {path: var(value) for path, value in of_slot("params").items()}
+        features.append(branch(_Layers(frozen, of_slot("batch_stats"), {}, False)))
+    features.append(branch(layers))
+    width, joined = features[0].shape[1], var(0.0)
+    columns = params["head/weight"].shape[1]
+    for number, part in enumerate(features):
+        place = np.eye(width, columns, number * width)
+        joined = joined + part @ place
+    auxiliary = features[-1] @ params["auxiliary/weight"].T + params["auxiliary/bias"]
+    return Outputs(joined, [], *classify(params, joined, "linear"), auxiliary)
 
 
 def convolution(x: Var, kernel: Var, stride: int) -> Var:

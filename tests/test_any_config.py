@@ -73,10 +73,10 @@ class TracingTrainer(Trainer):
         image = jax.ShapeDtypeStruct((1, *self.problem.dataset.image_shape), np.float32)
         make = functools.partial(self.problem.network_of(0).init, train=False)
         shapes = jax.eval_shape(make, jax.random.key(0), image)
-        params = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype)), shapes)
-        params = params["params"]
+        variables = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.5, x.dtype)), shapes)
+        params, stats = variables["params"], variables.get("batch_stats", {})
         classes = self.problem.scenario.num_classes
-        return ModelState(params, {}, self.problem.method.init_extra(params, classes))
+        return ModelState(params, stats, self.problem.method.init_extra(params, classes))
 
     def train_chunk(
         self, network: Classifier, stage: Stage, teacher_network: Classifier | None = None

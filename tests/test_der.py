@@ -191,7 +191,7 @@ def test_the_first_branch_may_come_from_a_run_of_another_method(tmp_path: pathli
 
 
 def test_memo_needs_a_network_that_can_be_split() -> None:
-    with pytest.raises(UserError, match="model.name needs a network with `split`, Tiny has none"):
+    with pytest.raises(UserError, match=r"model\.name needs a network with `split`, Tiny has none"):
         METHODS["memo"]().network(base("tiny"), 0, 2)
 
 

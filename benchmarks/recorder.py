@@ -65,19 +65,20 @@ def compile_step(
         trainer.given,
     )
     problem = trainer.problem
-    network = make_model(
+    base = make_model(
         problem.config.model.name,
         head=problem.method.head,
         num_classes=problem.scenario.num_classes,
         dtype=problem.config.runtime.dtype,
         platform=platform,
     )
+    network = problem.method.network(base, work.task, problem.scenario.num_tasks)
     # of type Any: it comes from jax.jit, which the declared type does not state
     chunk: Any = make_train_chunk(
         trainer.recipe._replace(mesh=mesh),
         network,
         work.stage,
-        network if work.stage.teacher else None,
+        network if work.stage.teacher != "none" else None,
     )
     lowered = chunk.trace(*shapes).lower(lowering_platforms=(platform,))
     return lowered.compile(None if options is None else dict(options))

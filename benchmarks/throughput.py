@@ -115,7 +115,7 @@ class Begun(NamedTuple):
 
     def teacher(self, work: Work) -> ModelState | None:
         """Return the teacher of a stage, None without one."""
-        return self.model if work.stage.teacher else None
+        return self.model if work.stage.teacher != "none" else None
 
 
 def begin(trainer: Trainer, task: int) -> Begun:
@@ -167,7 +167,7 @@ def _time_step(
         (batch, *problem.dataset.image_shape),
         trained=not stage.head_only,
         # a criterion that learns has a forward pass of a class-balanced batch too
-        extra_forwards=stage.teacher + problem.criterion.learns,
+        extra_forwards=(stage.teacher != "none") + problem.criterion.learns,
     )
     name = f"{config.method.name}, {'a later' if work.task else 'the first'} task, {stage.name}"
     _say(f"{name}: {step * 1e3:.2f} ms a step, {batch / step:,.0f} images/s")

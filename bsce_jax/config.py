@@ -148,6 +148,27 @@ class Train:
         check=_check_milestones,
     )
     decay: float = field(0.1, "factor of the rate at each milestone", least=0.0, most=1.0)
+    warmup_epochs: int = field(
+        0,
+        "epochs at the start of each task in which the learning rate rises",
+        least=0,
+        most=100_000,
+    )
+    average: float = field(
+        0.0,
+        "decay of the running average of the weights that a task ends with, 0 for the last weights",
+        least=0.0,
+        below=1.0,
+    )
+    sharpness: float = field(
+        0.0, "radius of sharpness-aware minimisation (SAM), 0 for the plain gradient", least=0.0
+    )
+    decorrelation: float = field(
+        0.0, "weight of the class-wise decorrelation (CwD) in the first task", least=0.0
+    )
+    self_distillation_epochs: int = field(
+        0, "epochs of the first task's self-distillation, after its training", least=0, most=100_000
+    )
     augmentation: str = field(
         "none",
         "none, or crop, resized_crop, source_crop, flip, brightness joined by +",

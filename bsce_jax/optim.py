@@ -57,8 +57,9 @@ def learning_rates(stage: Stage, steps: int) -> np.ndarray:
     """
     rate = SCHEDULES[stage.schedule](stage, steps)
     # as one program; outside of jit each operation would be compiled for each number of steps
-    rates = jax.jit(jax.vmap(rate))(np.arange(steps))
-    return np.asarray(rates, np.float32)
+    rates = np.asarray(jax.jit(jax.vmap(rate))(np.arange(steps)), np.float32)
+    rising = max(1, round(steps * stage.warmup / max(1, stage.epochs)))
+    return rates * np.minimum((1 + np.arange(steps, dtype=np.float32)) / rising, 1)
 
 
 # from `config.train`, without the learning rate, by which the step multiplies the updates

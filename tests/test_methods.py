@@ -214,7 +214,7 @@ MAIN = Stage(
     schedule="cosine",
     milestones=(0.5, 0.75),
     decay=0.1,
-    teacher=True,
+    teacher="previous",
 )
 EVERYTHING = ("backbone", "head")
 

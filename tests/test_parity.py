@@ -110,7 +110,7 @@ def test_two_steps(case: Case) -> None:
     work = choose_records(problem, chosen, stage, case.task, case.stage, first_epoch=case.stage)
     start, teacher = make_model(case, 1), make_model(case, 2)
     state = trainer.start(product_model(start), stage)
-    past = product_model(teacher) if stage.teacher else None
+    past = product_model(teacher) if stage.teacher != "none" else None
     (ours,) = fit(trainer, problem.network_of(case.task), work, state, past, 0)
     theirs = slow.train(
         slow_problem(problem, work, case), start, teacher, slow_batches(problem, work, case)

@@ -51,7 +51,7 @@ class LUCIR(Method):
             schedule="step",
             milestones=(0.5,),
             terms=self.head_terms,
-            teacher=False,
+            teacher="none",
             trainable=("head/weight",),
             batch_norm="frozen",
         )

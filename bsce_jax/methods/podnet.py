@@ -60,7 +60,7 @@ class PODNet(Method):
             learning_rate=self.finetune_learning_rate,
             schedule="constant",
             terms=self.classification,
-            teacher=False,
+            teacher="none",
             trainable=("head/weight",),
         )
 

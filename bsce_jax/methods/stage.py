@@ -25,13 +25,15 @@ class Stage:
       schedule: of the learning rate, a name of `optim.SCHEDULES`.
       milestones: fractions of the stage at which the `step` schedule decays.
       decay: factor of the learning rate at each milestone.
+      warmup: epochs at the start in which the learning rate rises linearly to its schedule's value.
       records: `task`: the images of the new classes and the exemplars; `all`: all images of the
         classes seen (upper bound); `memory`: the exemplars of all classes seen, the new ones
         included.
       holdout: fraction of the exemplars of each old class that is held out, with as many images of
         each new class; only that of a task's first stage is used.
       replay_batch_size: exemplars added to every batch; 0 draws them together with the new images.
-      teacher: whether the terms use the teacher.
+      teacher: whose outputs the terms get as the teacher's: `previous` is the model after the
+        previous task, `start` the model at the start of the stage.
       trainable: prefixes of the paths of the trained parameters, such as `head/weight`. The other
         parameters are not differentiated, and cost no backward pass.
       freeze_old_rows: whether the head's vectors of old classes are frozen.
@@ -48,10 +50,11 @@ class Stage:
     schedule: str
     milestones: tuple[float, ...]
     decay: float
+    warmup: int = 0
     records: Literal["task", "all", "memory"] = "task"
     holdout: float = 0.0
     replay_batch_size: int = 0
-    teacher: bool = False
+    teacher: Literal["none", "previous", "start"] = "none"
     trainable: tuple[str, ...] = ("backbone", "head")
     freeze_old_rows: bool = False
     batch_norm: Literal["train", "frozen"] = "train"
@@ -68,6 +71,7 @@ class Stage:
             name="balanced fine-tuning",
             records="memory",
             replay_batch_size=0,
+            warmup=0,
             freeze_old_rows=False,
             balances=True,
         )

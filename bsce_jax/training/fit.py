@@ -134,7 +134,7 @@ def fit(
     if first_step >= total:
         return
     length = problem.chunk_steps(work.task, trainer.feed.record_bytes)
-    teacher_network = problem.network_of(work.task - 1) if work.stage.teacher else None
+    teacher_network = problem.teacher_network(work.stage, work.task)
     chunk = trainer.train_chunk(network, work.stage, teacher_network)
     context = mesh_lib.replicate(trainer.mesh, task_context(problem, work))
     key = jax.random.key(problem.config.seed)

@@ -254,7 +254,9 @@ class _Run:
         interval = self.problem.config.runtime.checkpoint_epochs * epoch
         if work.number > self.progress.stage:
             self.progress = dataclasses.replace(self.progress, stage=work.number, step=0)
-        teacher = self.teacher if work.stage.teacher else None
+        if work.stage.teacher == "start" and self.resumed is None:
+            self.teacher = self.model
+        teacher = self.teacher if work.stage.teacher != "none" else None
         tasks, epochs = self.problem.scenario.num_tasks, work.stage.epochs
         self.display.stage(work.task, tasks, work.stage.name, epochs, epoch, self.progress.step)
         self.forecast.start()
@@ -269,6 +271,8 @@ class _Run:
         with self.clock("train"):
             state = self.resumed or self.trainer.start(self.model, work.stage)
             self.resumed = None
+            if self.progress.step >= total:  # it was stopped right after the last step
+                self.model = state.outcome
             chunks = fit(
                 self.trainer,
                 self.network,
@@ -286,7 +290,7 @@ class _Run:
                 if chunk.state is not None:
                     if not all_finite(chunk.state):
                         raise self._not_finite("training state", work, self.progress.step - 1)
-                    self.model = chunk.state.model
+                    self.model = chunk.state.outcome if chunk.done == total else chunk.state.model
                     stopped = self._stop_requested()
                     if chunk.done < total or stopped:
                         self._save(chunk.state)
@@ -474,8 +478,7 @@ class _Run:
             if state is None:
                 self.checkpoints.save(self.progress, self.model)
             else:
-                training = (state.opt_state, state.criterion)
-                self.checkpoints.save(self.progress, state.model, self.teacher, training)
+                self.checkpoints.save(self.progress, state.model, self.teacher, state.training)
 
     def _restore(self) -> None:
         """Restore the state of the newest checkpoint, or make the initial one."""
@@ -492,11 +495,10 @@ class _Run:
         if progress.task == self.problem.scenario.num_tasks:
             return
         if not progress.between_tasks:
-            if self.problem.method.teacher and progress.task > 0:
-                self.teacher = self.checkpoints.teacher()
             stage = self.problem.stages(progress.task)[progress.stage]
+            if stage.teacher == "start" or (self.problem.method.teacher and progress.task > 0):
+                self.teacher = self.checkpoints.teacher()
             fresh = self.trainer.start(self.model, stage)
-            opt_state, criterion = self.checkpoints.training((fresh.opt_state, fresh.criterion))
-            self.resumed = TrainState(self.model, opt_state, criterion)
+            self.resumed = TrainState(self.model, *self.checkpoints.training(fresh.training))
         where = f"task {progress.task + 1}/{self.problem.scenario.num_tasks}"
         self.display.line(f"resuming {where} at step {progress.step}")

@@ -23,6 +23,7 @@ from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.runs.extension import Extension
 from bsce_jax.runs.start import FirstTask, Pretrained, Start
 from bsce_jax.scenario import Scenario, class_order, explicit_tasks, make_scenario
+from bsce_jax.training.first_task import boosted
 from bsce_jax.training.mesh import count_devices
 
 CHUNK_BYTES = 2**26  # sent to the devices for a chunk, at most, unless one step needs more
@@ -208,6 +209,12 @@ class Problem:
         """Choose the network of a task."""
         return self.method.network(self.network, task, self.scenario.num_tasks)
 
+    def teacher_network(self, stage: Stage, task: int) -> Classifier | None:
+        """Choose the network of the teacher in a stage of a task, None without one."""
+        if stage.teacher == "none":
+            return None
+        return self.network_of(task - 1 if stage.teacher == "previous" else task)
+
     def sizes(self, tasks: int) -> dict[str, Any]:
         """Count what the model keeps of the past, for `results.json`.
 
@@ -268,9 +275,11 @@ class Problem:
             milestones=tuple(train.milestones),
             decay=train.decay,
             replay_batch_size=train.replay_batch_size if task > 0 else 0,
-            teacher=teacher,
+            warmup=train.warmup_epochs,
+            teacher="previous" if teacher else "none",
         )
-        return self.method.stages(main, task)
+        stages = self.method.stages(main, task)
+        return boosted(stages, train) if task == 0 else stages
 
     def task_info(self, task: int, exemplars: Exemplars) -> TaskInfo:
         """Describe a task, with the records of its first stage.

@@ -1,5 +1,6 @@
 """The state and the batches of the train step."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bsce_jax.methods import ModelState, Stage
+from bsce_jax.methods import ModelState, Params, Stage
 from bsce_jax.methods.criterion import Criterion
 
 
@@ -19,11 +20,26 @@ class TrainState:
       model: the network and the method's arrays.
       opt_state: optax's state of the parameters that the stage trains, float32.
       criterion: the learned state of the classification loss, None without one.
+      average: running averages of the model's `params` and `batch_stats`, None without them.
     """
 
     model: ModelState
     opt_state: optax.OptState
     criterion: Any
+    average: Params | None = None
+
+    @property
+    def training(self) -> tuple[Any, ...]:
+        """All but the model, as it is checkpointed."""
+        always = (self.opt_state, self.criterion)
+        return always if self.average is None else (*always, self.average)
+
+    @property
+    def outcome(self) -> ModelState:
+        """The model that the stage ends with: the average if there is one."""
+        if self.average is None:
+            return self.model
+        return dataclasses.replace(self.model, **self.average)
 
 
 class Batches(NamedTuple):
@@ -60,6 +76,7 @@ def start_stage(
     optimizer: optax.GradientTransformation,
     criterion: Criterion,
     num_classes: int,
+    averages: bool,
 ) -> TrainState:
     """Make the initial state of a stage, with a copy of the model, since the step donates it."""
     model = jax.tree.map(jnp.copy, model)
@@ -68,4 +85,20 @@ def start_stage(
         model=model,
         opt_state=optimizer.init(trained),
         criterion=criterion.init_state(num_classes),
+        average=jax.tree.map(jnp.copy, model.variables) if averages else None,
     )
+
+
+def averaged(average: Params, model: ModelState, decay: float, step: jax.Array) -> Params:
+    """Move a running average of weights and statistics towards a model.
+
+    The decay grows from 0.1 to its final value, as (1 + step) / (10 + step), so that the average
+    soon forgets the weights that the stage began with. An array that stays as it is has itself as
+    its average, bit by bit.
+    """
+    share = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+    def move(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old + share * (new - old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return jax.tree.map(move, average, model.variables)

@@ -16,7 +16,7 @@ from bsce_jax.methods.criterion import Criterion, MetaStep
 from bsce_jax.methods.stage import join
 from bsce_jax.models import Classifier, Outputs, infer
 from bsce_jax.training import compiler
-from bsce_jax.training.state import Batches, TrainState
+from bsce_jax.training.state import Batches, TrainState, averaged
 
 Tree = TypeVar("Tree")
 # (key, uint8 images) -> float32 images in [0, 1]
@@ -45,6 +45,8 @@ class Recipe(NamedTuple):
       normalize: of all images.
       feed: where the images come from.
       mesh: the devices.
+      average: decay of the running average of the weights, 0 for none.
+      sharpness: radius of SAM, 0 for the plain gradient.
     """
 
     method: Method
@@ -54,6 +56,8 @@ class Recipe(NamedTuple):
     normalize: Normalize
     feed: Feed
     mesh: Mesh
+    average: float
+    sharpness: float
 
 
 def make_train_chunk(
@@ -146,17 +150,20 @@ def make_train_chunk(
                 metrics["scale"] = params["head"]["scale"]
             return loss, (metrics, batch_stats)
 
-        gradients, (metrics, batch_stats) = jax.grad(objective, has_aux=True)(trained)
+        slope = jax.grad(objective, has_aux=True)
+        gradients, (metrics, batch_stats) = slope(trained)
+        if recipe.sharpness:
+            gradients, _ = slope(_uphill(trained, gradients, task, recipe.sharpness))
         updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, trained)
         if "head" in updates:
             # weight decay and momentum would move frozen rows even without a gradient
             updates = {**updates, "head": task.only_trained_rows(updates["head"])}
         trained = jax.tree.map(lambda p, u: p - batch.learning_rate * u, trained, updates)
-        stepped = TrainState(
-            model=dataclasses.replace(model, params=join(trained, frozen), batch_stats=batch_stats),
-            opt_state=opt_state,
-            criterion=learned,
-        )
+        model = dataclasses.replace(model, params=join(trained, frozen), batch_stats=batch_stats)
+        average = state.average
+        if average is not None:
+            average = averaged(average, model, recipe.average, batch.step)
+        stepped = TrainState(model, opt_state, learned, average)
         return _choose(jnp.sum(batch.weights) > 0, stepped, state), metrics
 
     def chunk(
@@ -179,6 +186,14 @@ def make_train_chunk(
         out_shardings=everywhere,
         compiler_options=compiler.options(recipe.mesh.devices.flat[0].platform),
     )
+
+
+def _uphill(params: Params, gradients: Params, task: TaskContext, radius: float) -> Params:
+    """Move parameters by a radius along the gradient (SAM: Foret et al. 2021, equation 2)."""
+    if "head" in gradients:
+        gradients = {**gradients, "head": task.only_trained_rows(gradients["head"])}
+    scale = radius / (optax.global_norm(gradients) + 1e-12)
+    return jax.tree.map(lambda p, g: p + scale * g, params, gradients)
 
 
 def _refuse_reserved(terms: dict[str, jax.Array]) -> None:

@@ -52,6 +52,8 @@ class Trainer:
             normalize=functools.partial(normalize, mean=dataset.mean, std=dataset.std),
             feed=self.feed,
             mesh=self.mesh,
+            average=config.train.average,
+            sharpness=config.train.sharpness,
         )
         self._chunks: dict[tuple[object, ...], TrainChunk] = {}
         self._probes: dict[tuple[Classifier, bool], FeedProbe] = {}
@@ -64,6 +66,7 @@ class Trainer:
             self.recipe.optimizer,
             self.recipe.criterion,
             self.problem.scenario.num_classes,
+            averages=self.recipe.average > 0,
         )
         return mesh_lib.replicate(self.mesh, state)
 

@@ -158,9 +158,11 @@ def _lwf(view: View) -> Terms:
 
 
 def _taskwise(view: View) -> Terms:
-    """SS-IL and EEIL: T^2 KL of each old task, summed; T = 2."""
-    old_tasks = view.problem.tasks[:-1]
-    divergence = losses.taskwise(*view.old_logits(), old_tasks, temperature=2).mean()
+    """SS-IL and EEIL: T^2 KL of each old task, summed; T = 2. EEIL's fine-tuning: of all tasks."""
+    student, teacher, tasks = *view.old_logits(), view.problem.tasks[:-1]
+    if view.problem.stage == 1:
+        student, teacher, tasks = view.student.logits, view.teacher.logits, view.problem.tasks
+    divergence = losses.taskwise(student, teacher, tasks, temperature=2).mean()
     return {**_classification(view), "distillation": divergence}
 
 

@@ -118,6 +118,9 @@ class Model:
         "file of the backbone's first weights, .safetensors or .npz, empty for random ones",
         alters_results=False,  # what it has is part of the run's identity
     )
+    flip: bool = field(
+        False, "whether to predict by the mean of the outputs for an image and its mirror image"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

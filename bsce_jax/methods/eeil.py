@@ -19,8 +19,8 @@ class EEIL(Method):
     the memory, which then contains the new classes too. In the fine-tuning the teacher is the
     network before it, and the distillation is summed over the heads of all tasks.
 
-    The paper's gradient noise is left out. It does not say whether a gradient is the sum or the mean
-    over the batch, and on the mean its variance, 0.3 at the first step, exceeds the gradient.
+    The paper's gradient noise is left out. It does not say whether a gradient is the sum or the
+    mean over the batch, and on the mean its variance, 0.3 at the first step, exceeds the gradient.
     """
 
     teacher: ClassVar[bool] = True

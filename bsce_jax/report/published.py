@@ -8,6 +8,7 @@ from typing import Any
 
 from bsce_jax.report.runs import Group, Run
 from bsce_jax.report.tables import Rows, count, moments_of
+from bsce_jax.runs.results import column_name
 
 # of the data sets with published figures; 0 is the size of the data set
 IMAGE_SIZES = {"cifar100": (0, 32), "imagenet_subset": (224,), "imagenet": (224,)}
@@ -89,6 +90,7 @@ def beside(groups: Sequence[Group]) -> Rows:
         return []
     rows: Rows = []
     for group in groups:
+        flip = group.first.config.get("model.flip") is True
         for kind in ("cnn", "nme"):
             found = [getattr(run, kind) for run in group.runs]
             if all(found):
@@ -96,7 +98,7 @@ def beside(groups: Sequence[Group]) -> Rows:
                 last = moments_of([figures["last"] for figures in found])
                 rows.append(
                     {
-                        "name": f"{group.name} ({kind.upper()})",
+                        "name": f"{group.name} ({column_name(kind, flip)})",
                         "origin": "these runs",
                         "average": averages.get("mean"),
                         "low": averages.get("low"),

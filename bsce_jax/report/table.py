@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bsce_jax.runs.results import column_name
+
 # the widest table, with all columns, has 74 characters
 COLUMNS = {"accuracy": "all", "old": "old", "new": "new"}  # accuracies after each task
 FIGURES = {
@@ -53,7 +55,8 @@ def _print(
       show: formats a number.
     """
     console = Console(highlight=False)
-    kinds = {kind.upper(): results[kind] for kind in ("cnn", "nme") if results[kind]}
+    flip = results.get("flip", False)
+    kinds = {column_name(kind, flip): results[kind] for kind in ("cnn", "nme") if results[kind]}
     title = f"{results['dataset']}: {results['method']}, {results['loss']}"
     console.print(f"{title}\n{what}", markup=False, soft_wrap=True)
 

@@ -101,6 +101,7 @@ def _make(
         "seed": config.seed,
         "dataset": dataset.name,
         "evaluated_on": evaluated_on(config),
+        "flip": config.model.flip,
         "class_names": list(dataset.class_names),
         "class_order": list(scenario.class_order),
         "tasks": [list(task) for task in scenario.tasks],
@@ -128,6 +129,11 @@ def _make(
 def evaluated_on(config: ConfigDict) -> str:
     """Name the images that a run is evaluated on: "test", or "validation"."""
     return "validation" if config.dataset.validation else "test"
+
+
+def column_name(kind: str, flip: bool) -> str:
+    """Name predictions in tables: "CNN" or "NME", with "+flip" if they are of two views."""
+    return kind.upper() + "+flip" * flip
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -274,16 +274,19 @@ class SavedRun:
         tree = traverse_util.unflatten_dict(weights, sep="/")
         empty: dict[str, Any] = {}
         model = ModelState(*(tree.get(part, empty) for part in ("params", "batch_stats", "extra")))
-        outputs = infer(self._network, model.variables, self._normalize(images))
+        look = lambda view: infer(self._network, model.variables, self._normalize(view))
+        outputs = look(images)
+        features, logits = outputs.features, outputs.logits
+        if self.config.model.get("flip", False):
+            mirrored = look(images[:, :, ::-1])
+            features, logits = (features + mirrored.features) / 2, (logits + mirrored.logits) / 2
         if by == "nme":
-            lengths = jnp.linalg.norm(outputs.features, axis=1, keepdims=True)
-            unit = outputs.features / jnp.maximum(lengths, np.finfo(np.float32).tiny)
+            lengths = jnp.linalg.norm(features, axis=1, keepdims=True)
+            unit = features / jnp.maximum(lengths, np.finfo(np.float32).tiny)
             return jnp.dot(unit, weights["class_means"].T, precision=jax.lax.Precision.HIGHEST)
         seen = len(self.class_names)
-        logits = jnp.where(
-            jnp.arange(outputs.logits.shape[1])[None] < seen, outputs.logits, -jnp.inf
-        )
-        return self._method.predict(logits, outputs.features, model.extra)[:, :seen]
+        logits = jnp.where(jnp.arange(logits.shape[1])[None] < seen, logits, -jnp.inf)
+        return self._method.predict(logits, features, model.extra)[:, :seen]
 
 
 def _describe(folder: pathlib.Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bsce_jax.scenario import Scenario
 
 # fields of the training that do not concern the first task
 LATER = (
+    "model.flip",
     "train.init_from",
     "train.later_learning_rate",
     "train.replay_batch_size",

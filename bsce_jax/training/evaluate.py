@@ -18,6 +18,8 @@ def predict(
     means: np.ndarray | None,
     test: FeedProbe,
     records: np.ndarray,
+    *,
+    flip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict test images among the classes seen.
 
@@ -29,6 +31,7 @@ def predict(
       means: from `class_means`, None if a class has no exemplars.
       test: the probe of the test images.
       records: [n] test records.
+      flip: whether features and logits are the means of those of an image and its mirror image.
 
     Returns:
       The CNN and the NME predictions, [n, 5] each, in the data set's labels, best first, -1 if
@@ -36,6 +39,9 @@ def predict(
       images of each class's score, [seen].
     """
     features, logits = test.outputs(model, records)
+    if flip:
+        mirrored = test.outputs(model, records, mirrored=True)
+        features, logits = (features + mirrored[0]) / 2, (logits + mirrored[1]) / 2
     logits[:, seen:] = -np.inf
     scores = np.asarray(
         method.predict(jnp.asarray(logits), jnp.asarray(features), model.extra)[:, :seen]

@@ -343,6 +343,7 @@ class _Run:
                 means,
                 self.trainer.probe(self.network, test=True),
                 test,
+                flip=problem.config.model.flip,
             )
             if hosts.is_main():
                 labels = problem.dataset.test.labels[test]
@@ -365,7 +366,8 @@ class _Run:
         logits = evaluate.old_and_new(mean_scores, problem.scenario.classes_before(task))
         note = {"task": task, "classes": seen, "evaluated_on": split, **accuracy, **logits}
         self._note("task", self.progress.total_steps, note)
-        shown = ", ".join(f"{kind.upper()} {value:.2f} %" for kind, value in accuracy.items())
+        names = {kind: results.column_name(kind, summary["flip"]) for kind in kinds}
+        shown = ", ".join(f"{names[kind]} {value:.2f} %" for kind, value in accuracy.items())
         shown += " on validation images" * (split == "validation")
         self.display.line(f"task {task + 1}/{problem.scenario.num_tasks}: {seen} classes, {shown}")
 

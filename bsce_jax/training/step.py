@@ -192,7 +192,7 @@ def _uphill(params: Params, gradients: Params, task: TaskContext, radius: float)
     """Move parameters by a radius along the gradient (SAM: Foret et al. 2021, equation 2)."""
     if "head" in gradients:
         gradients = {**gradients, "head": task.only_trained_rows(gradients["head"])}
-    scale = radius / (optax.global_norm(gradients) + 1e-12)
+    scale = radius / (optax.tree.norm(gradients) + 1e-12)
     return jax.tree.map(lambda p, g: p + scale * g, params, gradients)
 
 

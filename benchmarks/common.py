@@ -21,7 +21,7 @@ from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-KEPT = ("method", "loss", "tasks", "cnn", "nme", "timing", "environment")
+KEPT = ("method", "loss", "tasks", "cnn", "nme", "model", "timing", "environment")
 
 
 # methods whose training is the same under the balanced loss, or that do not use it, and why

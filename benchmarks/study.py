@@ -10,7 +10,7 @@ before the other methods), then of 5, 2 and 1, each with 20 exemplars a class; t
 increments of 10, 20 and 5 with 2,000 exemplars in total. There are three seeds, each with its own
 class order; the first has that of seed 1993. A finished run is a file under
 benchmarks/results/study/, and is not trained again. Several processes can share the work with
---seeds and --methods.
+--seeds, --methods and --protocols.
 
 `--config.field=value` sets a field of all runs, such as --config.runtime.dtype=bfloat16. The
 reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
@@ -53,7 +53,7 @@ PROTOCOLS = (
     Protocol(0, 5, "total", 2000, BRIGHTNESS),
 )
 FIRST = ("il_baseline", "lucir", "podnet")
-METHODS = (*FIRST, "icarl", "bic", "wa", "ss_il", "eeil", "replay")
+METHODS = (*FIRST, "icarl", "bic", "wa", "ss_il", "eeil", "replay", "der", "memo")
 ORDERS = (1993, 1, 2)  # of the classes, by seed
 REDUCED = {
     "dataset.image_size": 16,
@@ -107,17 +107,23 @@ def main() -> None:
     parser.add_argument("--reduced", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(len(ORDERS)))
     parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--protocols", nargs="*", default=[p.name for p in PROTOCOLS])
+    parser.add_argument("--results", default=common.RESULTS, help="where finished runs are kept")
     parser.add_argument("--list", action="store_true", help="train nothing")
     args = parser.read()
+    common.RESULTS = pathlib.Path(args.results).resolve()
     for method in set(args.methods) - set(METHODS):
         raise unknown("method of the study", method, METHODS)
+    for protocol in set(args.protocols) - {p.name for p in PROTOCOLS}:
+        raise unknown("protocol", protocol, [p.name for p in PROTOCOLS])
     for seed in set(args.seeds) - set(range(len(ORDERS))):
         raise unknown("seed", seed, range(len(ORDERS)))
     if args.list and args.overrides:
         raise UserError(f"--list trains nothing: leave out --config.{next(iter(args.overrides))}")
     more = {"dataset.data_dir": os.path.abspath(args.data_dir), **args.overrides}
     for run in all_runs(args.reduced):
-        if run.seed in args.seeds and run.method in args.methods:
+        wanted = run.method in args.methods and run.protocol.name in args.protocols
+        if wanted and run.seed in args.seeds:
             if not args.list:
                 run.train(more)
             elif not run.path.exists():

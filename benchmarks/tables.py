@@ -29,7 +29,7 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
     found = defaultdict(list)
     for row in figures.find("cifar100", sizes, memory, "resnet32"):
         method = PUBLISHED.get(row.method, row.method)
-        augmentation = BRIGHTNESS if method == "podnet" else "crop+flip"
+        augmentation = BRIGHTNESS if method in ("podnet", "afc") else "crop+flip"
         if row.augmentation == (protocol.augmentation or augmentation):
             both = " / ".join("-" if x is None else f"{x:.2f}" for x in (row.average, row.last))
             found[method].append(f"{both} ({row.prediction.upper()}, {row.source})")

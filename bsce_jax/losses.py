@@ -13,7 +13,7 @@ Their values are unknown while tracing, so another label cannot raise: its examp
 To pad a batch, use a label that exists and weight 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -383,6 +383,53 @@ def pod_spatial(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) ->
     Source: Douillard et al. 2020, "PODNet: Pooled Outputs Distillation for Small-Tasks Incremental
     Learning".
     """
+
+    def pool(map_: jax.Array) -> jax.Array:
+        sums = [jnp.square(map_).sum(axis=axis) for axis in (-3, -2)]
+        return jnp.concatenate([x.reshape(*x.shape[:-2], -1) for x in sums], axis=-1)
+
+    return _distances_of_maps(maps, teacher_maps, pool)
+
+
+def pod_pixel(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) -> jax.Array:
+    """Compute the distance between feature maps channel by channel.
+
+    Each channel of a map is squared and L2-normalised over its pixels. The loss is the L2 distance
+    of the student's from the teacher's, averaged over the channels, then over the stages.
+
+    Args:
+      maps: the student's feature maps, a list or tuple with one [batch, height, width, channels]
+        array per stage.
+      teacher_maps: the teacher's, of the same shapes.
+
+    Returns:
+      Loss of each example, 0 to sqrt(2), float32 [batch]. Where student and teacher agree up to
+      rounding (1e-6), both the loss and its gradient are 0.
+
+    Source: Kang et al. 2022, "Class-Incremental Learning by Knowledge Distillation with Adaptive
+    Feature Consolidation", without the importance of the channels.
+    """
+
+    def pool(map_: jax.Array) -> jax.Array:
+        channels = jnp.moveaxis(jnp.square(map_), -1, -3)
+        return channels.reshape(*channels.shape[:-2], -1)
+
+    return _distances_of_maps(maps, teacher_maps, pool)
+
+
+def _distances_of_maps(
+    maps: Sequence[ArrayLike],
+    teacher_maps: Sequence[ArrayLike],
+    pool: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Average over the stages the L2 distances of pooled and normalised maps, [batch].
+
+    Args:
+      maps: of the student.
+      teacher_maps: of the teacher.
+      pool: makes vectors of a map, [batch, ..., K]; the distance is the mean over all but the
+        first and the last axis.
+    """
     for name, stages in [("maps", maps), ("teacher_maps", teacher_maps)]:
         if not isinstance(stages, Sequence):
             kind = type(stages).__name__
@@ -393,23 +440,18 @@ def pod_spatial(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) ->
             "want as many of one as of the other, at least 1"
         )
 
-    def pool(map_: jax.Array) -> jax.Array:
-        squared = jnp.square(map_)
-        sums = [squared.sum(axis=axis) for axis in (-3, -2)]
-        flat = [x.reshape(*x.shape[:-2], -1) for x in sums]
-        return _normalise(jnp.concatenate(flat, axis=-1))
-
     def distance(stage: int) -> jax.Array:
         map_ = _numbers(f"maps[{stage}]", maps[stage])
         if map_.ndim < 3:
             wanted = "(batch, height, width, channels)"
             raise ValueError(f"maps[{stage}] has shape {map_.shape}; want {wanted}")
         teacher_map = _numbers(f"teacher_maps[{stage}]", teacher_maps[stage], map_.shape)
-        teacher = jax.lax.stop_gradient(pool(teacher_map))
-        square = jnp.square(pool(map_) - teacher).sum(axis=-1)
+        teacher = jax.lax.stop_gradient(_normalise(pool(teacher_map)))
+        square = jnp.square(_normalise(pool(map_)) - teacher).sum(axis=-1)
         # At 0 the root has no slope, and close to it only that of the rounding, at full size.
         apart = square > 1e-12
-        return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+        root = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+        return root.mean(axis=tuple(range(map_.ndim - 3, root.ndim)))
 
     return jnp.stack([distance(stage) for stage in range(len(maps))]).mean(axis=0)
 

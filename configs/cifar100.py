@@ -3,10 +3,10 @@
 LUCIR's protocol and training: the class order of seed 1993, 20 exemplars a class by herding, SGD
 at 0.1 falling tenfold at epochs 80 and 120 (`train.milestones`, fractions of all), weight decay
 5e-4, batch 128, crop and flip, restarted in every task. PODNet has its own backbone, the cosine
-schedule and also brightness jitter. SS-IL adds 32 exemplars to each batch. DER and MEMO have
-PyCIL's backbone, 170 epochs, the rate falling at 80, 120 and 150, and brightness jitter (PyCIL
-trains the first task for 200 epochs, and the later ones with weight decay 2e-4). All other methods
-are trained alike.
+schedule and also brightness jitter, and AFC has them too. SS-IL adds 32 exemplars to each batch.
+DER and MEMO have PyCIL's backbone, 170 epochs, the rate falling at 80, 120 and 150, and brightness
+jitter (PyCIL trains the first task for 200 epochs, and the later ones with weight decay 2e-4). All
+other methods are trained alike.
 
 `:recipe=short` trains 30 epochs a task with the cosine schedule, for machines without a GPU.
 
@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.name = "resnet32"
     c.train.epochs = 160
     c.train.augmentation = "crop+flip"
-    if args.method == "podnet":
+    if args.method in ("podnet", "afc"):
         c.model.name = "resnet32_podnet"
         c.train.schedule = "cosine"
         c.train.augmentation = "crop+flip+brightness"

@@ -1,6 +1,6 @@
 """CIFAR-100, 50 + 5x10 classes by default, ResNet-32: the recipe that is expected to be the best.
 
-It is `cifar100.py` with the balanced loss and distillation, and:
+It is `cifar100.py`, by default with the balanced loss and distillation, and:
 
 * a stronger first task: the cosine schedule, brightness jitter, then 70 epochs of self-distillation
   (worth 0.7 in CCIL-SD, table 1);
@@ -21,8 +21,10 @@ from bsce_jax import config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = config.arguments(arg, base=50, increment=10)
-    c = config.default("il_baseline", "balanced_softmax")
+    args = config.arguments(
+        arg, method="il_baseline", loss="balanced_softmax", base=50, increment=10
+    )
+    c = config.default(args.method, args.loss)
     c.dataset.name = "cifar100"
     c.scenario.base = args.base
     c.scenario.increment = args.increment

@@ -43,12 +43,15 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.method == "lucir":
         c.method.less_forget = 10.0
         c.method.finetune_epochs = 20
-    if args.method == "podnet":
+    if args.method in ("podnet", "afc"):
         c.train.augmentation = "source_crop+flip+brightness"
         c.train.batch_size = 64
         c.train.learning_rate = 0.05
         c.train.schedule = "cosine"
+        c.method.finetune_learning_rate = 0.01
+    if args.method == "podnet":
         c.method.spatial = 8.0
         c.method.flat = 10.0
-        c.method.finetune_learning_rate = 0.01
+    if args.method == "afc":
+        c.method.pixel = 10.0
     return c

@@ -32,6 +32,10 @@ def pod(s1: jax.Array, s2: jax.Array, t1: jax.Array, t2: jax.Array) -> jax.Array
     return losses.pod_spatial([s1, s2], [t1, t2])
 
 
+def pixel(s1: jax.Array, s2: jax.Array, t1: jax.Array, t2: jax.Array) -> jax.Array:
+    return losses.pod_pixel([s1, s2], [t1, t2])
+
+
 # name: (the loss as a function of batched arrays, those arrays). The first array is the student's.
 CASES: dict[str, tuple[Loss, tuple[np.ndarray, ...]]] = {
     "cross_entropy": (losses.softmax_cross_entropy, (LOGITS, LABELS)),
@@ -65,6 +69,7 @@ CASES: dict[str, tuple[Loss, tuple[np.ndarray, ...]]] = {
         (COSINES, LABELS),
     ),
     "pod_spatial": (pod, tuple(MAPS)),
+    "pod_pixel": (pixel, tuple(MAPS)),
     "nca": (lambda s, y: losses.nca(s, y, scale=3.0, log_prior=PRIOR), (COSINES, LABELS)),
     "nca_quirks": (
         lambda s, y: losses.nca(s, y, scale=3.0, log_prior=PRIOR, reference_quirks=True),

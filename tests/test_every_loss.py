@@ -53,6 +53,7 @@ MASKED = [
 ]
 WITH_LABELS = [name for name, (_, args) in CASES.items() if args[1] is LABELS]
 WITH_TEACHER = ["binary_distillation", "distillation", "taskwise", "less_forget", "pod_spatial"]
+WITH_TEACHER += ["pod_pixel"]
 
 cases = pytest.mark.parametrize("name", CASES)
 masked_cases = pytest.mark.parametrize("name", MASKED)

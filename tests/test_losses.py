@@ -479,6 +479,23 @@ def test_pod_spatial_by_hand() -> None:
     np.testing.assert_allclose(both, (loss + math.sqrt(2)) / 2, rtol=1e-6)
 
 
+def test_pod_pixel_by_loop() -> None:
+    """Channel by channel, as the code of AFC with factors of one."""
+    rng = np.random.default_rng(3)
+    sizes = ((2, 3, 4), (1, 2, 5))
+    student, teacher = ([rng.normal(size=(3, *size)) for size in sizes] for _ in range(2))
+    wanted = np.zeros(3)
+    for n in range(3):
+        for a, b in zip(student, teacher, strict=True):
+            distances = []
+            for channel in range(a.shape[-1]):
+                x, y = a[n, ..., channel].ravel() ** 2, b[n, ..., channel].ravel() ** 2
+                x, y = x / np.sqrt((x**2).sum()), y / np.sqrt((y**2).sum())
+                distances.append(np.sqrt(((x - y) ** 2).sum()))
+            wanted[n] += np.mean(distances) / len(sizes)
+    np.testing.assert_allclose(jitted.pod_pixel(student, teacher), wanted, rtol=1e-5)
+
+
 def test_pod_spatial_by_loop() -> None:
     def pool(x: np.ndarray) -> np.ndarray:
         height, width, channels = x.shape

@@ -49,6 +49,7 @@ BITING = ("method.clamp", 0.1)
 CASES = (
     # every method with the loss that it was published with
     Case("acil", task=0, fields=FEW),
+    *both_stages("afc", "nca", DISTANCE, BITING),
     Case("bic"),
     Case("der", task=0, fields=FEW),
     Case("der"),
@@ -205,7 +206,7 @@ def slow_batches(problem: Problem, work: Work, case: Case) -> list[plain.Batch]:
         rows = balanced_plan(own, 2, batch_size, seed=seed, task=case.task, epoch=work.first_epoch)
         balanced = [(normalised(row), problem.labels[row]) for row in rows]
     rates = RATES[case.stage]
-    if case.method == "podnet" and case.stage == 1:
+    if case.method in ("podnet", "afc") and case.stage == 1:
         rates = rates[:1] * 2  # constant
     return [
         plain.Batch(

@@ -1,8 +1,9 @@
-"""PODNet: pooled outputs distillation."""
+"""PODNet and AFC: an LSC head, and distillation of the feature maps."""
 
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -14,21 +15,16 @@ from bsce_jax.methods.imprint import imprint
 SIMILARITIES = ("distance", "cosine")
 
 
-@METHODS.register("podnet")
 @dataclasses.dataclass(frozen=True)
-class PODNet(Method):
-    """PODNet (Douillard et al. 2020): LSC head, POD-spatial and POD-flat distillation.
+class LSCMethod(Method):
+    """What PODNet and AFC share: the head, its fine-tuning and the clamped gradients.
 
-    Both distillation terms are scaled by sqrt(seen / new classes). The published code scores a
-    proxy by its negative squared distance, 2 cos - 2, the paper by the cosine.
+    The published code scores a proxy by its negative squared distance, 2 cos - 2, PODNet's paper by
+    the cosine.
     """
 
     loss: ClassVar[str] = "nca"
     teacher: ClassVar[bool] = True
-    spatial: float = field(
-        3.0, "weight of POD-spatial, on the maps of every stage (equations 3 to 5)", least=0.0
-    )
-    flat: float = field(1.0, "weight of POD-flat, on the final features (equation 6)", least=0.0)
     similarity: str = field(
         "distance",
         "of feature and proxy: `distance` (2 cos - 2) or `cosine`",
@@ -70,13 +66,49 @@ class PODNet(Method):
     def begin_task(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
         return imprint(model, task, probe, proxies=model.params["head"]["weight"].shape[1])
 
+
+def growth(step: Step) -> jax.Array:
+    """Return sqrt(seen / new classes), by which both methods weigh the distillation."""
+    return jnp.sqrt(jnp.sum(step.task.seen) / jnp.sum(step.task.new))
+
+
+@METHODS.register("podnet")
+@dataclasses.dataclass(frozen=True)
+class PODNet(LSCMethod):
+    """PODNet (Douillard et al. 2020): LSC head, POD-spatial and POD-flat distillation.
+
+    Both distillation terms are scaled by sqrt(seen / new classes).
+    """
+
+    spatial: float = field(
+        3.0, "weight of POD-spatial, on the maps of every stage (equations 3 to 5)", least=0.0
+    )
+    flat: float = field(1.0, "weight of POD-flat, on the final features (equation 6)", least=0.0)
+
     def terms(self, step: Step) -> Terms:
-        student, teacher = step.student, step.teacher
-        growth = jnp.sqrt(jnp.sum(step.task.seen) / jnp.sum(step.task.new))
-        spatial = losses.pod_spatial(student.maps, teacher.maps)
-        flat = losses.less_forget(student.features, teacher.features)
+        spatial = losses.pod_spatial(step.student.maps, step.teacher.maps)
+        flat = losses.less_forget(step.student.features, step.teacher.features)
         return {
             "classification": step.classification(),
-            "pod_spatial": self.spatial * growth * step.mean(spatial),
-            "pod_flat": self.flat * growth * step.mean(flat),
+            "pod_spatial": self.spatial * growth(step) * step.mean(spatial),
+            "pod_flat": self.flat * growth(step) * step.mean(flat),
+        }
+
+
+@METHODS.register("afc")
+@dataclasses.dataclass(frozen=True)
+class AFC(LSCMethod):
+    """AFC (Kang et al. 2022): PODNet with a distillation of the maps channel by channel.
+
+    The term is scaled by sqrt(seen / new classes). The importance of the channels (section 3.3) is
+    left out: all channels count alike.
+    """
+
+    pixel: float = field(4.0, "weight of the distillation", least=0.0)
+
+    def terms(self, step: Step) -> Terms:
+        apart = losses.pod_pixel(step.student.maps, step.teacher.maps)
+        return {
+            "classification": step.classification(),
+            "pod_pixel": self.pixel * growth(step) * step.mean(apart),
         }

@@ -128,6 +128,17 @@ def ranking(cosines: Var, labels: Array, old: int, seen: int, k: int, margin: fl
     return concatenate(violations, 0).mean()
 
 
+def pod_pixel(maps: Sequence[Var], teacher_maps: Sequence[Var]) -> Var:
+    """AFC's code, "pixel" with factors of one: each channel's squares, of unit length."""
+    total = var(0.0)
+    for own, other in zip(maps, teacher_maps, strict=True):
+        count, channels = len(own), own.shape[-1]
+        for channel in range(channels):
+            a, b = (unit((m[..., channel] ** 2).reshape(count, -1)) for m in (own, other))
+            total = total + ((a - b) ** 2).sum(-1) ** 0.5 / channels
+    return total / len(maps)
+
+
 def pod_spatial(maps: Sequence[Var], teacher_maps: Sequence[Var]) -> Var:
     """PODNet, equations 3 to 5, as its code pools: squares, sums over height and over width."""
 

@@ -42,7 +42,7 @@ def rules(problem: Problem) -> Rules:
             return Rules("cosine", old_rows=False)
         # class vectors only, sigma in no optimiser group, BatchNorm in eval mode (fix_bn)
         return Rules("cosine", moves=("head/weight",), batch_statistics=False)
-    if method == "podnet":
+    if method in ("podnet", "afc"):
         head = {"cosine": "lsc", "distance": "lsc_distance"}[options["similarity"]]
         if problem.stage == 0:
             return Rules(head, old_rows=False, clamp=options["clamp"])
@@ -192,6 +192,15 @@ def _podnet(view: View) -> Terms:
     }
 
 
+def _afc(view: View) -> Terms:
+    """Published code: 4 sqrt(seen / new) POD "pixel"; not in the fine-tuning."""
+    if view.problem.stage == 1:
+        return _classification(view)
+    growth = math.sqrt(view.seen / (view.seen - view.old))
+    apart = losses.pod_pixel(view.student.maps, view.teacher.maps).mean()
+    return {**_classification(view), "pod_pixel": 4 * growth * apart}
+
+
 def _ewc(view: View) -> Terms:
     """lambda / 2 sum F (theta - theta*)^2, no F above `fisher_max`."""
     options, penalty = view.problem.options, var(0.0)
@@ -237,6 +246,7 @@ TERMS: dict[str, Callable[[View], Terms]] = {
     "eeil": _taskwise,
     "ewc": _ewc,
     "fetril": _fetril,
+    "afc": _afc,
     "acil": _classification,
     "ds_al": _classification,
     "finetune": _classification,

@@ -12,6 +12,8 @@ method's own loss and the balanced one. Another number of `--epochs` than 5 is a
 import os
 import pathlib
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import common
@@ -48,7 +50,17 @@ def path(method: str, loss: str, seed: int, epochs: int) -> pathlib.Path:
     return common.RESULTS / "small" / f"{epochs}_epochs" / f"{method}-{loss}-{seed}.json"
 
 
-def train(method: str, loss: str, seed: int, epochs: int, data_dir: str) -> None:
+def train(
+    method: str,
+    loss: str,
+    seed: int,
+    epochs: int,
+    data_dir: str,
+    *,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    file: pathlib.Path | None = None,
+) -> None:
+    """Train a run, unless its file exists; `more` are fields of its own."""
     order = class_order(seed, load("cifar100", data_dir).num_classes)[:CLASSES]
     fields = {
         **FIELDS,
@@ -60,7 +72,7 @@ def train(method: str, loss: str, seed: int, epochs: int, data_dir: str) -> None
     if METHODS[method].memory:
         fields["memory.size"] = EXEMPLARS
     config = f"cifar100.py:method={method},loss={loss},base=0,increment={INCREMENT}"
-    common.train(path(method, loss, seed, epochs), config, fields)
+    common.train(file or path(method, loss, seed, epochs), config, {**fields, **more})
 
 
 def table(epochs: int) -> str:
@@ -78,10 +90,15 @@ def table(epochs: int) -> str:
             found = common.read([path(method, loss, seed, epochs) for seed in SEEDS])
             if not found:
                 continue
-            cells = [figure(found, "cnn", column) for column in COLUMNS]
-            cells.append(figure(found, "nme", "average_incremental"))
-            lines.append(f"| `{method}` | `{loss}` | {len(found)} | {' | '.join(cells)} |")
+            row = " | ".join(cells(found))
+            lines.append(f"| `{method}` | `{loss}` | {len(found)} | {row} |")
     return "\n".join(lines)
+
+
+def cells(found: list[dict[str, Any]]) -> list[str]:
+    """Format the figures of some seeds."""
+    own = [figure(found, "cnn", column) for column in COLUMNS]
+    return [*own, figure(found, "nme", "average_incremental")]
 
 
 def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:

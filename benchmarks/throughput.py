@@ -25,6 +25,7 @@ from bsce_jax.data import ArraySource, Dataset
 from bsce_jax.errors import UserError
 from bsce_jax.methods import ModelState
 from bsce_jax.models import Classifier
+from bsce_jax.models.growing import GrowingClassifier, freeze_branch
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.runs.results import environment, peak_memory
 from bsce_jax.training.fit import Work, choose_records, fit
@@ -141,7 +142,12 @@ def begin(trainer: Trainer, task: int) -> Begun:
         work = choose_records(problem, kept.exemplars, endless, task, number, first_epoch=0)
         if len(work.records):
             works.append(work)
-    return Begun(network, trainer.probe(network).initial, works)
+    model = trainer.probe(network).initial
+    if isinstance(network, GrowingClassifier):  # a step computes the branches of earlier tasks
+        for _ in range(task):
+            frozen = freeze_branch(model.params, model.batch_stats)
+            model = dataclasses.replace(model, batch_stats=frozen)
+    return Begun(network, model, works)
 
 
 def _time_step(

@@ -53,8 +53,7 @@ def average_of_finetuning() -> float:
 
 
 # the parity tests and the harness of faults train these too
-OFTEN_TRAINED = ("acil", "afc", "ds_al", "ewc", "fetril", "il2m", "joint", "lwf", "lwf_mc")
-OFTEN_TRAINED += ("memo", "pass")
+OFTEN_TRAINED = set("acil afc ds_al ewc fetril il2m joint lwf lwf_mc memo pass".split())
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def average_of_finetuning() -> float:
 
 
 # the parity tests and the harness of faults train these too
-OFTEN_TRAINED = set("acil afc ds_al ewc fetril il2m joint lwf lwf_mc memo pass".split())
+OFTEN_TRAINED = {
+    *("acil", "afc", "ds_al", "ewc", "fetril", "il2m", "joint", "lwf", "lwf_mc", "memo", "pass")
+}
 
 
 @pytest.mark.parametrize(

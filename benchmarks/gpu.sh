@@ -16,7 +16,7 @@ replicas=(resnet32 32 128)
 if [ -n "${MINIATURE:-}" ]; then
   small=(--config.model.name=resnet8 --config.dataset.image_size=8 --config.train.epochs=1
     --config.train.self_distillation_epochs=1)
-  step=(--seconds 0.2 --config.model.name=resnet8)
+  step=(--seconds 0.2 --config.model.name=resnet8 --config.train.batch_size=16)
   study=(--seeds 0 --config.model.name=resnet8 --config.dataset.image_size=8
     --config.train.epochs=1)
   pairs=(--pairs 1 --seconds 0.2)

@@ -14,7 +14,11 @@ import pytest
 import yaml
 from launch_tools import ROOT, Checkout, wait_for
 
-SCRIPTS = [*sorted((ROOT / "launch").glob("*.s*")), ROOT / ".ci" / "run"]
+SCRIPTS = [
+    *sorted((ROOT / "launch").glob("*.s*")),
+    ROOT / ".ci" / "run",
+    ROOT / "benchmarks" / "gpu.sh",
+]
 SSH = "gcloud compute tpus tpu-vm ssh pod --zone=zone"
 QUEUE = "gcloud compute tpus queued-resources"
 CREATE = (

@@ -174,7 +174,7 @@ class Train:
     )
     augmentation: str = field(
         "none",
-        "none, or crop, resized_crop, source_crop, flip, brightness joined by +",
+        "none, or crop, resized_crop, source_crop, flip, brightness, trivial, cutout joined by +",
         check=_check_augmentation,
     )
     finetuning: str = field(

@@ -185,8 +185,9 @@ def make_augment(policy: str) -> Augmentation:
 
     Args:
       policy: `"none"`, or names of `AUGMENTATIONS` joined by `"+"`: `"crop"`, `"resized_crop"`,
-        `"source_crop"`, `"flip"` and `"brightness"`. LUCIR's is `"crop+flip"` for CIFAR-100 and
-        `"resized_crop+flip"` for ImageNet, PODNet's `"crop+flip+brightness"` for CIFAR-100.
+        `"source_crop"`, `"flip"`, `"brightness"`, `"trivial"` and `"cutout"`. LUCIR's is
+        `"crop+flip"` for CIFAR-100 and `"resized_crop+flip"` for ImageNet, PODNet's
+        `"crop+flip+brightness"` for CIFAR-100.
 
     Returns:
       A function of a key and of uint8 images [batch, height, width, channels] that returns

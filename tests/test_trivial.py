@@ -94,5 +94,5 @@ def test_cutout_blacks_out_one_square_that_may_reach_over_the_edge() -> None:
 
 def test_they_are_parts_of_a_policy() -> None:
     augment = make_augment("crop+flip+trivial+cutout")
-    found = augment(jax.random.key(0), jnp.asarray(np.stack([PHOTO] * 2)))
-    assert found.shape == (2, *PHOTO.shape)
+    found = jax.eval_shape(augment, jax.random.key(0), np.stack([PHOTO] * 2))
+    assert (found.shape, found.dtype) == ((2, *PHOTO.shape), jnp.float32)

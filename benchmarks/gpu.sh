@@ -35,8 +35,8 @@ once() {
 
 bench=("$python" -m bsce_jax.bench --parts steps --methods finetune il_baseline podnet)
 once steps.json "${bench[@]}" "${step[@]}"
-once steps_graphs.json env "XLA_FLAGS=${XLA_FLAGS:-} ${GRAPHS---xla_gpu_graph_min_graph_size=3}" \
-  "${bench[@]}" "${step[@]}"
+graphs="${XLA_FLAGS:+$XLA_FLAGS }${GRAPHS---xla_gpu_graph_min_graph_size=3}" # not of CPUs
+once steps_graphs.json env "XLA_FLAGS=$graphs" "${bench[@]}" "${step[@]}"
 if "$python" -c "import torch" 2>/dev/null; then
   once versus.txt "$python" benchmarks/versus.py "${pairs[@]}"
 fi

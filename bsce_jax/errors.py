@@ -8,6 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+COPIES: dict[str, str] = {}  # temporary folders, and what they are copies of
+
+
+def shown(text: str) -> str:
+    """Name what temporary folders are copies of, in a text for the user."""
+    for folder, original in list(COPIES.items()):
+        text = text.replace(folder, original)
+    return text
+
 
 class UserError(Exception):
     """Bad input; the message says in one line what is wrong and what would be right.
@@ -16,6 +25,9 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str):
+        super().__init__(shown(message))
 
 
 class NoSpace(UserError):

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bsce_jax.cli import Parser
-from bsce_jax.errors import UserError, exit_on_user_error, using
+from bsce_jax.errors import UserError, exit_on_user_error, shown, using
 
 if TYPE_CHECKING:
     import jax
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.replace(folder, out)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(
-        f"{run.folder} is exported, in {out}: {len(run.class_names)} classes, {size / 1e6:.1f} MB"
+        f"{shown(str(run.folder))} is exported, in {out}: {len(run.class_names)} classes, "
+        f"{size / 1e6:.1f} MB"
     )
 
 

@@ -10,8 +10,9 @@ import importlib.util
 import os
 import pathlib
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,16 @@ def barrier(name: str) -> None:
     """Wait until all processes are here."""
     if count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def wait_for_main(done: Callable[[], bool]) -> None:
+    """Wait until something is done in the main process, which takes longer than a barrier may.
+
+    Args:
+      done: tells whether it is done, in the main process.
+    """
+    while count() > 1 and not multihost_utils.broadcast_one_to_all(np.array(done())):
+        time.sleep(1)
 
 
 @contextlib.contextmanager

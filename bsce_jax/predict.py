@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bsce_jax.cli import Parser
-from bsce_jax.errors import UserError, exit_on_user_error, in_one_line, unknown, using
+from bsce_jax.errors import UserError, exit_on_user_error, in_one_line, shown, unknown, using
 from bsce_jax.files import write_atomically
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         folders, left_out = class_folders(run, args.evaluate)
         if left_out:
-            _say(f"no classes of {run.folder}, left out: {', '.join(left_out)}")
+            _say(f"no classes of {shown(str(run.folder))}, left out: {', '.join(left_out)}")
         label_of = {
             file: run.class_names.index(folder.name)
             for folder in folders
@@ -135,7 +135,9 @@ def predict(
             _say(f"  {why}")
     classes, chosen = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     names = run.class_names
-    return Predictions(str(run.folder), run.task, by, names, kept, classes, chosen, unreadable)
+    return Predictions(
+        shown(str(run.folder)), run.task, by, names, kept, classes, chosen, unreadable
+    )
 
 
 def class_folders(run: "SavedRun", folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:

@@ -25,7 +25,9 @@ and on a TPU slice they find each other; elsewhere --coordinator, --processes
 and --process connect them. All use the same --workdir. The first one writes
 the files and prints.
 
-Exit codes: 0 done; 2 bad input; 3 no space left;
+DIR and RUN may be gs://BUCKET/RUN, with pip install 'bsce_jax[gcs]'.
+
+Exit codes: 0 done; 2 bad input; 3 no space left; 4 the bucket cannot be reached;
 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP, after saving a checkpoint.
 """
 
@@ -136,10 +138,13 @@ def _read(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _configured(args: argparse.Namespace) -> "tuple[ConfigDict, str]":
+    from bsce_jax.runs.bucket import Local
+
     given, overrides = args.config, dict(args.overrides)
     if args.extend is not None:
+        files = Local(args.extend, lambda name: name == "config.json")
         if given is None:
-            given = os.path.join(args.extend, "config.json")
+            given = os.path.join(files.folder, "config.json")
             for field in ("scenario.tasks", "train.init_from", "model.init"):
                 overrides.setdefault(field, "")  # those of the finished run are its own
         overrides["scenario.extends"] = args.extend

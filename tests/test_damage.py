@@ -228,7 +228,7 @@ def test_data_that_changed_is_refused(change: str, copy: pathlib.Path) -> None:
     [
         ("run[1]", r"has a \[ in it"),
         ("run*", r"has a \* in it"),
-        ("gs://bucket/run", "is remote"),
+        ("s3://bucket/run", "is remote"),
         ("", "is empty"),
         ("caf\udce9", "is not UTF-8"),
     ],

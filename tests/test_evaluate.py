@@ -137,7 +137,7 @@ def test_a_report_reads_the_run_and_its_head(folders: dict[str, pathlib.Path]) -
     found = runs.read(folders["podnet"])
     assert found is not None
     assert not found.missing
-    head = weights(found.folder, 1)["params/head/weight"]  # [classes, proxies, width]
+    head = weights(folders["podnet"], 1)["params/head/weight"]  # [classes, proxies, width]
     assert found.norms == pytest.approx(np.sqrt((head**2).sum(axis=2)).mean(axis=1), rel=1e-5)
     assert found.training_images == [14] * 10
     assert [len(count) for count in found.exemplars] == list(SEEN)

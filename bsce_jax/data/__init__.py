@@ -76,10 +76,15 @@ def load(
       test_split: likewise.
 
     Raises:
-      UserError: an unknown name, an invalid size, or missing or damaged data; the message says
-        how to get the data.
+      UserError: an unknown name, an invalid size, a remote folder, or missing or damaged data; the
+        message says how to get the data.
     """
     folder = pathlib.Path(data_dir)
+    if "://" in os.fspath(data_dir):
+        raise UserError(
+            f"dataset.data_dir={data_dir} is remote: copy it to a local disk of each host, for "
+            "example with gcloud storage cp --recursive"
+        )
     if name not in NAMES:
         raise unknown("data set", name, NAMES)
     if name.startswith(TFDS):

@@ -106,7 +106,7 @@ def _scenario(number: int, scenario: Scenario, specs: dict[str, Any]) -> str:
         caption = "The fields of the config in which the groups differ; - where there is none."
         lines += ["<section><h3>Configs</h3>", _table(differ, caption, "words"), "</section>"]
     folders = [
-        {"runs": group.name, "folder": str(run.folder), "seed": run.config.get("seed", "-")}
+        {"runs": group.name, "folder": run.folder, "seed": run.config.get("seed", "-")}
         for group in groups
         for run in group.runs
     ]

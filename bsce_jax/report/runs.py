@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from bsce_jax import config as config_lib
-from bsce_jax.errors import UserError
+from bsce_jax.errors import UserError, shown
 from bsce_jax.runs import log, predictions, results
+from bsce_jax.runs.bucket import Local, of_results
 from bsce_jax.runs.saved import SavedRun
 
 # the class order is drawn anew for each seed in many studies, so it separates no groups
@@ -51,7 +52,7 @@ class Run:
       missing: what could not be read, in words.
     """
 
-    folder: pathlib.Path
+    folder: str
     config: Mapping[str, Any]
     dataset: str
     class_names: Sequence[str]
@@ -128,7 +129,8 @@ def read_all(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
     """Read runs; one that is named twice counts once.
 
     Args:
-      folders: at least one: of a run, or with folders of runs in it, as `--seeds` makes them.
+      folders: at least one: of a run, or with folders of runs in it, as `--seeds` makes them;
+        local or gs://BUCKET/RUN.
 
     Returns:
       The runs, and lines that say what is left out: runs without a finished task, and what could
@@ -139,14 +141,15 @@ def read_all(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
     """
     found: list[Run] = []
     left_out: dict[str, list[pathlib.Path]] = {}
-    every = [folder for given in folders for folder in _runs_in(given)]
+    copies = [Local(given, of_results) for given in dict.fromkeys(folders)]
+    every = [folder for copy in copies for folder in _runs_in(copy.folder)]
     for folder in {os.path.realpath(folder): folder for folder in every}.values():
         run = read(folder)
         if run is not None:
             found.append(run)
         for what in ("no finished task",) if run is None else run.missing:
             left_out.setdefault(what, []).append(folder)
-    notes = [f"Left out, {what}: {', '.join(map(str, of))}" for what, of in left_out.items()]
+    notes = [f"Left out, {what}: {shown(', '.join(map(str, of)))}" for what, of in left_out.items()]
     if not found:
         raise UserError(f"no finished task in {', '.join(map(str, folders))}: nothing to report")
     return found, notes
@@ -179,7 +182,7 @@ def read(folder: pathlib.Path) -> Run | None:
             raise ValueError("a class twice, or other exemplars than classes")
         images = value.get("training_images")
         run = Run(
-            folder=folder,
+            folder=shown(str(folder)),
             config=config,
             dataset=value["dataset"] + VALIDATION * (value.get("evaluated_on") == "validation"),
             class_names=[str(value["class_names"][label]) for label in labels],

@@ -193,7 +193,7 @@ def classes(groups: Sequence[Group]) -> Rows:
                     {
                         "runs": group.name,
                         "group": number,
-                        "folder": str(run.folder),
+                        "folder": run.folder,
                         "class": run.class_names[i],
                         "age": "old" if i < old else "new",
                         "training_images": count,

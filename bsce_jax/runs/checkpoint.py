@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from bsce_jax import hosts
 from bsce_jax.errors import UserError
@@ -72,6 +74,8 @@ class Checkpoints:
       identity: of the run, kept in each checkpoint.
       sharding: of restored arrays.
       say: called with a line of text for each damaged checkpoint that is removed.
+      shared: whether all processes of the run use this folder; otherwise each has a copy.
+      sealed: called once a checkpoint is sealed, in another thread.
 
     Raises:
       UserError: all sealed checkpoints are damaged.
@@ -83,20 +87,23 @@ class Checkpoints:
         identity: Mapping[str, Any],
         sharding: Sharding,
         say: Callable[[str], None] = lambda text: None,
+        shared: bool = True,
+        sealed: Callable[[], None] = lambda: None,
     ):
         self._folder = pathlib.Path(os.path.abspath(folder))
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
-        if hosts.is_main():
+        if hosts.is_main() or not shared:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_damaged(say)
         hosts.barrier("checkpoints opened")
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=options,
+            options=_options(),
             item_handlers={**handlers, "progress": ocp.JsonCheckpointHandler()},
         )
         self._identity = dict(identity)
         self._sharding = sharding
+        self._sealed = sealed
         self._sealer = concurrent.futures.ThreadPoolExecutor(1)
         self._sealing: concurrent.futures.Future[None] | None = None
 
@@ -127,7 +134,7 @@ class Checkpoints:
         teacher: ModelState | None = None,
         training: Any = None,
     ) -> None:
-        """Save a position.
+        """Save a position, which only the main process does.
 
         Args:
           progress: the position.
@@ -136,13 +143,15 @@ class Checkpoints:
           training: the training state of the current stage, any pytree of arrays; None between
             tasks.
         """
+        if not hosts.is_main():
+            return
         self._wait()
         arrays = {"model": _as_dict(model)}
         if teacher is not None:
             arrays["teacher"] = _as_dict(teacher)
         if training is not None:
             arrays["training"] = training
-        parts = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        parts = {name: ocp.args.StandardSave(_own(tree)) for name, tree in arrays.items()}
         record = {
             "schema": SCHEMA,
             "identity": self._identity,
@@ -200,9 +209,9 @@ class Checkpoints:
 
     def _seal(self, number: int) -> None:
         self._manager.wait_until_finished()
-        if hosts.is_main():
-            seal.write(self._folder, str(number))
-            seal.tidy(self._folder)
+        seal.write(self._folder, str(number))
+        seal.tidy(self._folder)
+        self._sealed()
 
     def _wait(self) -> None:
         """Wait until the last checkpoint is sealed, and raise an error of saving it."""
@@ -211,8 +220,6 @@ class Checkpoints:
 
     def _remove_damaged(self, say: Callable[[str], None]) -> None:
         """Remove the checkpoints that are newer than the newest one that matches its seal."""
-        if not self._folder.is_dir():
-            return
         there = [path.name for path in self._folder.iterdir() if path.name.isdecimal()]
         damaged = []
         for name in sorted(there, key=int, reverse=True):
@@ -233,6 +240,22 @@ class Checkpoints:
         for name, wrong in damaged:
             say(f"checkpoint {name} is damaged ({wrong}): going on from the one before")
             seal.remove(self._folder, name)
+
+
+def _options() -> ocp.CheckpointManagerOptions:
+    """Make the options of a process, which waits for no other."""
+    if hosts.count() == 1:
+        return ocp.CheckpointManagerOptions(max_to_keep=2)
+    this = jax.process_index()
+    alone = MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
+    )
+    return ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
+
+
+def _own(tree: Any) -> Any:
+    """Fetch replicated arrays of several processes, of which orbax would save a share in each."""
+    return tree if hosts.count() == 1 else jax.tree.map(np.asarray, tree)
 
 
 def _as_dict(model: ModelState) -> dict[str, Any]:

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from bsce_jax import hosts
 from bsce_jax.data import Dataset
 from bsce_jax.data.assembled import Piece, assemble
 from bsce_jax.errors import UserError
 from bsce_jax.files import write_atomically
 from bsce_jax.methods import ModelState
 from bsce_jax.runs import exemplars, predictions
+from bsce_jax.runs.bucket import Local
 from bsce_jax.runs.checkpoint import Progress
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.runs.start import digest_of
@@ -32,7 +32,7 @@ class Extension:
     """A finished run that another one extends.
 
     Args:
-      folder: of the finished run.
+      folder: of the finished run, local or gs://BUCKET/RUN.
 
     Attributes:
       run: its model.
@@ -44,7 +44,10 @@ class Extension:
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self.run = SavedRun.open(folder)
+        self._files = Local(
+            folder, lambda name: not name.startswith(("checkpoints/", "tensorboard/"))
+        )
+        self.run = SavedRun.open(self._files.folder)
         self.tasks = len(self.run.tasks)
         if self.run.task + 1 < self.tasks:
             raise UserError(
@@ -134,8 +137,12 @@ class Extension:
             raise UserError(f"scenario.tasks lists class {name}, which was learned already")
         return Scenario((*self.run.tasks, *more.tasks))
 
-    def begin(self, folder: pathlib.Path) -> Progress:
+    def begin(self, folder: pathlib.Path, write: bool = True) -> Progress:
         """Copy the predictions and the log of the finished run into the folder of the new one.
+
+        Args:
+          folder: of the new run.
+          write: whether this process writes there.
 
         Returns:
           The position between the tasks of both.
@@ -150,7 +157,7 @@ class Extension:
                 f"cannot read {self.run.folder / 'metrics.jsonl'}: {error.strerror}"
             ) from error
         outcomes = [predictions.read(self.run.folder, task) for task in range(self.tasks)]
-        if hosts.is_main():
+        if write:
             write_atomically(folder / "metrics.jsonl", lambda f: f.write(log))
             for task, outcome in enumerate(outcomes):
                 predictions.write(folder, task, *outcome)

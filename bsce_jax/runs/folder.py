@@ -76,10 +76,10 @@ def claimed(
       say: called with a line of text where the file system has no locks.
 
     Raises:
-      UserError: the folder has the run of another config, has an invalid name or place, cannot be
-        written, or is locked by another process.
+      UserError: the folder has the run of another config, cannot be written, or is locked by
+        another process.
     """
-    folder = _check_path(workdir)
+    folder = pathlib.Path(workdir)
     _check_descriptors()
     with using(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +101,17 @@ def _check_descriptors() -> None:
         )
 
 
-def _check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Refuse a folder whose path would cause silent errors."""
+def check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Refuse a folder whose path would cause silent errors.
+
+    Raises:
+      UserError: it has an invalid name or place.
+    """
     text = os.fspath(workdir)
     if not text:
         raise UserError("--workdir is empty: give the folder of the run")
     if "://" in text:
-        raise UserError(f"--workdir {text} is remote: only local folders work")
+        raise UserError(f"--workdir {text} is remote: only local folders and gs://BUCKET/RUN work")
     folder = pathlib.Path(workdir)
     absolute = os.path.abspath(folder)
     special = sorted(set(absolute) & set("[]*?"))

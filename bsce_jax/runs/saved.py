@@ -28,6 +28,7 @@ from bsce_jax.files import MALFORMED, write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.models import Classifier, infer, make_model
 from bsce_jax.runs import results
+from bsce_jax.runs.bucket import Local
 from bsce_jax.scenario import Scenario
 
 SCHEMA = 3
@@ -100,7 +101,7 @@ class SavedRun:
     """A run's model, opened from its folder alone.
 
     Attributes:
-      folder: of the run.
+      folder: of the run; of one in a bucket, a local copy of its model and its results.
       task: number of the task after which the model was saved.
       tasks: labels of each task's classes, of later tasks too.
       label_names: the name of each label of the data set.
@@ -132,6 +133,7 @@ class SavedRun:
         seen = sum(map(len, description["tasks"][: description["task"] + 1]))
         height, width, channels = description["image_shape"]
         self.folder = folder
+        self._files: Local | None = None
         self.task: int = description["task"]
         self.tasks = tuple(map(tuple, description["tasks"]))
         self.label_names: tuple[str, ...] = tuple(description["class_names"])
@@ -157,7 +159,7 @@ class SavedRun:
         """Open the model of a run.
 
         Args:
-          folder: of the run.
+          folder: of the run, local or gs://BUCKET/RUN.
           task: number of the task after which the model was saved; None for the newest finished
             one. Earlier models exist only if `config.runtime.keep_models` is `all`.
           platform: see `make_model`.
@@ -166,7 +168,8 @@ class SavedRun:
           UserError: there is no such model, it is damaged, or it needs a method that is not
             registered.
         """
-        path = pathlib.Path(folder)
+        files = Local(folder, lambda name: name.startswith(("model/", "results.json")))
+        path = files.folder
         place = path / "model"
         description = _describe(path)
         if task is not None:
@@ -205,7 +208,9 @@ class SavedRun:
             if there != right:
                 raise UserError(f"{weights} is damaged: {name} is {there}, {right} is right")
         arrays = {name: jnp.asarray(array) for name, array in flat.items()}
-        return cls(path, description, config, method, network, arrays)
+        run = cls(path, description, config, method, network, arrays)
+        run._files = files  # a copy is there as long as the run is open
+        return run
 
     @property
     def results(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.progress import Task as Bar
 from rich.table import Column
 from rich.text import Text
 
+from bsce_jax.errors import shown
 from bsce_jax.training import compiler
 from bsce_jax.training.clock import in_words
 from bsce_jax.training.forecast import Left
@@ -78,7 +79,7 @@ class Display:
     def line(self, text: str) -> None:
         """Print a permanent line above the bars."""
         with contextlib.suppress(OSError):  # the terminal is gone; the log file has everything
-            self._bars.console.print(text, soft_wrap=True, markup=False)
+            self._bars.console.print(shown(text), soft_wrap=True, markup=False)
 
     def stage(
         self, task: int, tasks: int, name: str, epochs: int, epoch_steps: int, done: int

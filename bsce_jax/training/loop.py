@@ -17,7 +17,7 @@ from bsce_jax.data import Dataset
 from bsce_jax.data.plan import steps_per_epoch
 from bsce_jax.errors import Stopped, UserError, using
 from bsce_jax.methods import ModelState, Stage
-from bsce_jax.runs import exemplars, known, log, predictions, results
+from bsce_jax.runs import exemplars, home, known, log, predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
 from bsce_jax.runs.folder import Claim, claimed
 from bsce_jax.runs.identity import identity, refuse_another
@@ -46,25 +46,30 @@ def run(
 
     Args:
       config: from a config file.
-      folder: the folder of the run; the README lists its contents.
+      folder: the folder of the run, local or gs://BUCKET/RUN; the README lists its contents.
       dataset: images of your own; None for the data set that the config names.
       callback: called in the main process with each record that is logged, a dict as in
         `metrics.jsonl`; None for the one that the config names. Its errors end the run. A run that
         resumes trains again what it did after its last checkpoint, and sends these records again.
 
     Returns:
-      The contents of `results.json`.
+      The contents of `results.json`; an empty dict in other processes than the main one.
 
     Raises:
       UserError: an invalid config, or a folder that has another run or is used by another process.
       NoSpace: the disk is full; the same call resumes the run once there is room.
+      Unreachable: the bucket cannot be reached; likewise.
       Stopped: by SIGINT, SIGTERM or SIGHUP, after saving a checkpoint; the same call resumes the
         run.
     """
-    path = pathlib.Path(folder)
     problem = Problem(config, dataset)
     display = Display(quiet=not hosts.is_main())
-    with mesh_lib.needing_memory(config.train.batch_size), using(path):
+    with (
+        mesh_lib.needing_memory(config.train.batch_size),
+        home.opened(folder, display.line) as place,
+        using(place.disk),
+    ):
+        path = place.folder
         found = known.without_added(path, problem.found, display.line)
         if found is not problem.found:
             problem = Problem(config, found)
@@ -74,13 +79,15 @@ def run(
         # A finished run needs none.
         trainer = None if results.read(path) else Trainer(problem)
         with (
-            _claimed(folder, config, display) as claim,
+            _claimed(path, config, display) as claim,
             display,
             Checkpoints(
                 path / "checkpoints",
                 this,
                 mesh_lib.replicated(mesh_lib.make_mesh()),
                 display.line,
+                place.shared,
+                place.keep_checkpoints,
             ) as checkpoints,
             StopRequest() as stop,
         ):
@@ -89,7 +96,7 @@ def run(
                 progress, that = saved
                 refuse_another(path, that, this, problem.found)
             elif problem.extension:
-                progress = problem.extension.begin(path)
+                progress = problem.extension.begin(path, hosts.is_main() or not place.shared)
                 hosts.barrier("extended")
             if damage := log.damage(path, progress.log_bytes, progress.log_digest):
                 display.line(damage)
@@ -104,7 +111,7 @@ def run(
             for text in overview(trainer):
                 display.line(text)
             with _log(path, config, progress, callback) as entries:
-                run = _Run(trainer, path, claim, progress, checkpoints, entries, stop, display)
+                run = _Run(trainer, place, claim, progress, checkpoints, entries, stop, display)
                 return run.tasks()
 
 
@@ -118,9 +125,7 @@ def _has_all(folder: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def _claimed(
-    folder: str | os.PathLike[str], config: ConfigDict, display: Display
-) -> Iterator[Claim | None]:
+def _claimed(folder: pathlib.Path, config: ConfigDict, display: Display) -> Iterator[Claim | None]:
     """Lock the folder, which only the main process does."""
     if hosts.is_main():
         with claimed(folder, config, display.line) as claim:
@@ -165,7 +170,7 @@ def _finished(
                 results.write(*parts)
         display.line(f"{folder} is finished already")
     hosts.barrier("confirmed")
-    return results.read(folder) or {}
+    return results.read(folder) or {} if hosts.is_main() else {}
 
 
 class _Run:
@@ -174,7 +179,7 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
-        folder: pathlib.Path,
+        place: home.Home,
         claim: Claim | None,
         progress: Progress,
         checkpoints: Checkpoints,
@@ -184,7 +189,7 @@ class _Run:
     ):
         self.trainer = trainer
         self.problem = trainer.problem
-        self.folder = folder
+        self.place, self.folder = place, place.folder
         self.claim = claim  # None, like the log, in all processes but the main one
         self.progress = progress
         self.checkpoints = checkpoints
@@ -215,7 +220,7 @@ class _Run:
             own = self.progress.timing[self.problem.first_task :]
             took = in_words(sum(results.seconds(own).values()))
             self.display.line(f"finished after {took}: {self.folder / 'results.json'}")
-        return report or results.read(self.folder) or {}
+        return report
 
     def _task(self, task: int) -> None:
         """Learn the classes of a task."""
@@ -474,6 +479,7 @@ class _Run:
             self.progress = dataclasses.replace(self.progress, clock=dict(self.clock.seconds))
             if self.log is not None and self.claim is not None:
                 self.claim.check()
+                self.place.keep()
                 self.progress = dataclasses.replace(
                     self.progress, log_bytes=self.log.bytes, log_digest=self.log.digest
                 )

@@ -12,7 +12,7 @@ from bsce_jax import config as config_lib
 from bsce_jax import hosts
 from bsce_jax.errors import UserError, using
 from bsce_jax.files import write_json
-from bsce_jax.runs import results
+from bsce_jax.runs import bucket, results
 from bsce_jax.runs.folder import refuse_another_config
 from bsce_jax.scenario import is_shuffle
 from bsce_jax.training.display import Display
@@ -47,7 +47,8 @@ def run_seeds(
         `training.loop.run`.
       Stopped: as `training.loop.run`.
     """
-    path = pathlib.Path(folder)
+    there = bucket.Local(folder, _is_read)
+    path = there.folder
     if (path / "config.json").exists():
         raise UserError(f"{path} has the run of a single seed: choose another --workdir")
     configs = {seed: config_of(config, seed, own_orders) for seed in seeds}
@@ -56,13 +57,16 @@ def run_seeds(
             refuse_another_config(own, config_of(config, seed, own_orders))
     display = Display(quiet=not hosts.is_main())
     for number, seed in enumerate(seeds, 1):
-        run(configs[seed], path / f"seed_{seed}")
+        run(configs[seed], pathlib.Path(folder) / f"seed_{seed}")
         display.line(f"{number} of {len(seeds)} seeds finished")
     if not hosts.is_main():
         return {}
+    there = bucket.Local(folder, _is_read)
+    path = there.folder
     summary = summarize(path)
     with using(path):
         write_json(path / "summary.json", summary)
+    there.keep("summary.json")
     display.line(f"summary: {path / 'summary.json'}")
     return summary
 
@@ -73,7 +77,8 @@ def refuse_seeds(folder: str | os.PathLike[str]) -> None:
     Raises:
       UserError: it has some.
     """
-    if _folders(pathlib.Path(folder)):
+    there = bucket.Local(folder, _is_read)
+    if _folders(there.folder):
         raise UserError(
             f"{folder} has runs of several seeds: say --seeds, or choose another --workdir"
         )
@@ -119,6 +124,11 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
         "cnn": _figures([r["cnn"] for r in done.values()]),
         "nme": _figures([r["nme"] for r in done.values()]),
     }
+
+
+def _is_read(name: str) -> bool:
+    """Tell whether a file is needed for a summary."""
+    return name.endswith(("config.json", "results.json"))
 
 
 def _folders(folder: pathlib.Path) -> dict[int, pathlib.Path]:

@@ -2,13 +2,13 @@
 # What the scripts in this folder share; they source it.
 
 # Make .venv in the checkout, and again when pyproject.toml or the lock file changes.
-# The argument is the extra to install (dev, cuda, tpu); its packages, versions and hashes are in
-# launch/lock/. PYTHON is the interpreter, python3 by default.
+# The argument is the extra to install (dev, cuda12, cuda13, tpu); its packages, versions and hashes
+# are in launch/lock/. PYTHON is the interpreter, python3 by default.
 make_environment() {
   local extra=${1:-base} lock install stamp
   lock=launch/lock/$extra.txt
   if [ ! -f "$lock" ]; then
-    echo "error: ACCELERATOR=$extra: it is cuda, tpu or, for CPUs, not set" >&2
+    echo "error: ACCELERATOR=$extra: it is cuda12, cuda13, tpu or, for CPUs, not set" >&2
     exit 2
   fi
   stamp=$(cat pyproject.toml "$lock" | sha256sum)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on this machine: bash launch/local.sh --config configs/digits.py --workdir runs/digits
 # It makes the environment first. All arguments are passed to bsce_jax.train.
-# ACCELERATOR is cuda for NVIDIA GPUs, tpu for Cloud TPUs; without it the CPUs are used.
+# ACCELERATOR is cuda12 or cuda13 for NVIDIA GPUs, tpu for Cloud TPUs; without it CPUs are used.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$here/launch/environment.sh"

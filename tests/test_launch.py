@@ -38,7 +38,7 @@ def test_shellcheck_finds_nothing(script: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("local.sh ARGS", ["make_environment cuda", f"exec CHECKOUT/.venv/bin/python {TRAIN}"]),
+        ("local.sh ARGS", ["make_environment cuda12", f"exec CHECKOUT/.venv/bin/python {TRAIN}"]),
         (
             "processes.sh 2 ARGS",
             ["make_environment"]
@@ -48,7 +48,7 @@ def test_shellcheck_finds_nothing(script: pathlib.Path) -> None:
                 for process in range(2)
             ],
         ),
-        ("slurm.sbatch ARGS", ["make_environment cuda", f"srun .* .venv/bin/python {TRAIN}"]),
+        ("slurm.sbatch ARGS", ["make_environment cuda12", f"srun .* .venv/bin/python {TRAIN}"]),
         ("tpu_vm.sh create", [CREATE]),
         ("tpu_vm.sh wait", [f"{QUEUE} describe pod --zone=zone '--format=value\\(state.state\\)'"]),
         (
@@ -106,7 +106,7 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(
         script,
         *args,
         DRY_RUN="1",
-        ACCELERATOR="cuda",
+        ACCELERATOR="cuda12",
         IMAGE="registry/bsce",
         NAME="pod",
         ZONE="zone",
@@ -147,7 +147,7 @@ def test_an_unknown_accelerator_is_refused_before_anything_is_made(tmp_path: pat
     environment = (ROOT / "launch" / "environment.sh").read_text()
     (checkout.path / "launch" / "environment.sh").write_text(environment)
     printed = checkout.run("local.sh", code=2, ACCELERATOR="gpu")
-    assert printed == "error: ACCELERATOR=gpu: it is cuda, tpu or, for CPUs, not set\n"
+    assert printed == "error: ACCELERATOR=gpu: it is cuda12, cuda13, tpu or, for CPUs, not set\n"
 
 
 # processes.sh

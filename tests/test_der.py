@@ -176,6 +176,13 @@ def test_a_run_freezes_each_branch_as_it_was_trained(
     assert results["model"] == {"parameters": wanted, "extra_bytes": 0}
 
 
+def test_a_single_task_has_a_single_branch(tmp_path: pathlib.Path) -> None:
+    fields = {"scenario.base": 10, "train.epochs": 1, "runtime.checkpoint_epochs": 1}
+    results = run(make_config("der", fields=fields), tmp_path, DATA)
+    assert len(results["model"]["parameters"]) == 1
+    assert run(make_config("der", fields=fields), tmp_path, DATA) == results
+
+
 def test_the_first_branch_may_come_from_a_run_of_another_method(tmp_path: pathlib.Path) -> None:
     fields = {**THREE_TASKS, "runtime.keep_models": "all"}
     run(make_config("finetune", fields=fields), tmp_path / "base", DATA)

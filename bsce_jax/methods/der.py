@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,8 +34,14 @@ class DER(Method):
     auxiliary_weight: float = field(1.0, "weight of the auxiliary loss", least=0.0)
 
     def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
+        return self._growing(base, base.backbone, tasks)
+
+    def _growing(
+        self, base: Classifier, branch: nn.Module, tasks: int, trunk: nn.Module | None = None
+    ) -> GrowingClassifier:
         auxiliary = LinearHead(1 + base.head.num_classes)
-        return GrowingClassifier(base.backbone, base.head, tasks - 1, auxiliary)
+        slots = max(1, tasks - 1)  # a checkpoint cannot have arrays without numbers
+        return GrowingClassifier(branch, base.head, slots, auxiliary, trunk)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -111,8 +118,7 @@ class MEMO(DER):
                 f"method.name is memo: model.name needs a network with `split`, {name} has none"
             )
         trunk, tail = split()
-        auxiliary = LinearHead(1 + base.head.num_classes)
-        return GrowingClassifier(tail, base.head, tasks - 1, auxiliary, trunk)
+        return self._growing(base, tail, tasks, trunk)
 
 
 def _linear(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:

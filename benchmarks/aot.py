@@ -1,14 +1,20 @@
-"""The training step as XLA compiles it for the chips of a TPU slice, on a machine without one.
+"""The training step as XLA compiles it for many chips, on a machine without one of them.
+
+For the chips of a TPU slice, and for the GPUs of one host or of several (h200:HOSTSxGPUS):
 
     .venv/bin/python -m pip install --no-deps --target runs/tpu "libtpu==0.0.42.*"
     JAX_PLATFORMS=cpu PYTHONPATH=runs/tpu .venv/bin/python benchmarks/aot.py --topology v5e:4x4
+
+    .venv/bin/python -m pip install --no-deps --target runs/cuda \\
+        jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2    # the version of jax in .venv
+    JAX_PLATFORMS=cpu PYTHONPATH=runs/cuda .venv/bin/python benchmarks/aot.py --topology h200:1x8
 
 Compiles the step of each stage of the first and of a later task, with the streamed feed. Prints a
 line of JSON for each, per chip and step:
 
   compile_seconds    by the clock
-  flops              operations
-  accessed_bytes     read and written
+  flops              operations; null for a GPU
+  accessed_bytes     read and written; null for a GPU
   peak_bytes         of memory, at most; with the arguments
   argument_bytes     of state, teacher and batches
   output_bytes       of state and metrics
@@ -35,6 +41,7 @@ import jax
 import numpy as np
 import throughput
 from jax.experimental import topologies
+from launches import h200
 from ml_collections import ConfigDict
 from recorder import Recorder, compile_step
 
@@ -44,8 +51,9 @@ from bsce_jax.errors import UserError, exit_on_user_error
 from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.problem import Problem, check_batches
 
-# bytes of a chip, from Google's documentation of the versions; a chip is one device in these
-MEMORY = {"v5e": 16e9, "v6e": 32e9}
+# bytes of a chip, from the makers' documentation; a chip is one device in these
+MEMORY = {"v5e": 16e9, "v6e": 32e9, "h200": 141e9}
+GPU = "h200"
 COLLECTIVE = re.compile(
     r" = (\S.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
 )
@@ -66,7 +74,7 @@ class Failed(UserError):
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(takes_config=True, description=__doc__)
-    parser.add_argument("--topology", default="v5e:4x4", help="version:shape, such as v5e:4x4")
+    parser.add_argument("--topology", default="v5e:4x4", help="such as v5e:4x4 or h200:1x8")
     args = parser.read(argv)
     version, chips = read_topology(args.topology)
     fields = {
@@ -78,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     config = make_config(args.config or "imagenet_subset", fields)
     check_batches(config, chips)
     devices = describe(args.topology)
+    platform = "cuda" if version == GPU else "tpu"
+    options = {"xla_gpu_autotune_level": "0"} if version == GPU else None  # nothing to tune on
     trainer = Recorder(Problem(config, blank_images(config)))
     shared = {
         "topology": args.topology,
@@ -96,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         for work in begun.works:
             start = time.perf_counter()
             with mesh_lib.needing_memory(config.train.batch_size):
-                compiled = compile_step(trainer, begun, work, devices, "tpu")
+                compiled = compile_step(trainer, begun, work, devices, platform, options)
             seconds = round(time.perf_counter() - start, 1)
             figures = measure(compiled)
             name = f"{'a later' if task else 'the first'} task, {work.stage.name}"
@@ -117,7 +127,10 @@ def read_topology(name: str) -> tuple[str, int]:
 
 
 def describe(topology: str) -> Any:
-    """Describe the chips of a slice to jax."""
+    """Describe the chips to jax."""
+    version, _, shape = topology.partition(":")
+    if version == GPU:
+        return h200(f"1x{shape}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             'no libtpu: pip install --no-deps --target runs/tpu "libtpu==0.0.42.*", and set '
@@ -170,10 +183,11 @@ def blank_images(config: ConfigDict) -> Dataset:
 
 def measure(compiled: Any) -> Figures:
     """Read what XLA says of a compiled step, see the top of this file."""
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = compiled.memory_analysis()
+    costs = compiled.cost_analysis() or {}  # none for a GPU that is not there
     return {
-        "flops": costs["flops"],
-        "accessed_bytes": costs["bytes accessed"],
+        "flops": costs.get("flops"),
+        "accessed_bytes": costs.get("bytes accessed"),
         "peak_bytes": memory.peak_memory_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,

@@ -84,12 +84,10 @@ def main() -> None:
                 print(f"| {' | '.join(map(str, cells))} | {round(memory / 2**20)} |", flush=True)
 
 
-def h200() -> Any:
-    """Describe an H200 to jax."""
+def h200(shape: str = "1x1x1") -> Any:
+    """Describe H200s to jax, in a shape of slices x hosts x GPUs."""
     try:
-        topology = topologies.get_topology_desc(
-            "h200", "cuda", target_config=H200, topology="1x1x1"
-        )
+        topology = topologies.get_topology_desc("h200", "cuda", target_config=H200, topology=shape)
     except NotImplementedError:
         raise UserError("jax finds no plugin for cuda: see the top of this file") from None
     return topology.devices

@@ -70,7 +70,7 @@ def compile_step(
         head=problem.method.head,
         num_classes=problem.scenario.num_classes,
         dtype=problem.config.runtime.dtype,
-        platform=platform,
+        platform="gpus" if platform == "cuda" and len(devices) > 1 else platform,
     )
     network = problem.method.network(base, work.task, problem.scenario.num_tasks)
     # of type Any: it comes from jax.jit, which the declared type does not state

@@ -16,7 +16,7 @@ import pytest
 from bsce_jax.errors import UserError
 from bsce_jax.models import HEADS, NETWORKS, Classifier, classify, infer, make_model
 from bsce_jax.models.heads import LSC_PROXIES
-from bsce_jax.models.ops.conv import conv, conv_on_cpu, conv_on_tpu
+from bsce_jax.models.ops.conv import conv, conv_on_cpu, conv_over_devices
 from bsce_jax.models.ops.norm import BatchNorm
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -278,7 +278,7 @@ def test_networks_of_the_references_by_loops(name: str, head: str, slow: Any) ->
         *(("small", head) for head in HEADS),
     ],
 )
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu", "gpus"])
 def test_no_rank_is_promoted(name: str, head: str, platform: str) -> None:
     network = make_model(name, head=head, num_classes=7, dtype="float32", platform=platform)
 
@@ -337,7 +337,7 @@ def check_the_convolution(
     kernel = rng.normal(size=kernels).astype(np.float32)
     expected, expected_back = jax.vjp(lambda x, kernel: conv(x, kernel, stride), x, kernel)
     gradient = rng.normal(size=expected.shape).astype(np.float32)
-    for convolved in (conv_on_cpu, conv_on_tpu):
+    for convolved in (conv_on_cpu, conv_over_devices):
         output, back = jax.vjp(jax.jit(partial(convolved, stride=stride)), x, kernel)
         np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5 * rounding)
         for ours, theirs in zip(back(gradient), expected_back(gradient), strict=True):
@@ -356,7 +356,7 @@ def test_several_processes_have_no_sums_in_branches(monkeypatch: pytest.MonkeyPa
     assert "cond[" not in program()
 
 
-@pytest.mark.parametrize("convolved", [conv_on_cpu, conv_on_tpu])
+@pytest.mark.parametrize("convolved", [conv_on_cpu, conv_over_devices])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_kernels_gradient_is_not_rounded_to_bfloat16(convolved: Any, stride: int) -> None:
     rng = np.random.default_rng(0)

@@ -62,7 +62,7 @@ def kernel_gradient(platform: str) -> float:
     return float(gradient["params"]["kernel"].item())
 
 
-PLATFORMS = ("cpu", "tpu")  # those whose gradients are float32 before they are summed
+PLATFORMS = ("cpu", "tpu", "gpus")  # those whose gradients are float32 before they are summed
 
 
 if __name__ == "__main__":

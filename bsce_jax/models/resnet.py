@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bsce_jax.models.names import NETWORKS
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
+from bsce_jax.models.ops.platform import default_platform
 from bsce_jax.models.trunk import Trunk
 
 Stages = tuple[tuple[int, int], ...]
@@ -39,7 +40,7 @@ class ResNet(nn.Module):
         block starts as its shortcut (PODNet's code).
       final_relu: whether the features are rectified; cosine heads need features without ReLU.
       dtype: of the computation; parameters, statistics and features are float32.
-      platform: of the devices, as named by `jax.default_backend`.
+      platform: of the devices, as named by `default_platform`.
     """
 
     stages: Stages
@@ -50,7 +51,7 @@ class ResNet(nn.Module):
     zero_blocks: bool = False
     final_relu: bool = True
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    platform: str = field(default_factory=jax.default_backend)
+    platform: str = field(default_factory=default_platform)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:

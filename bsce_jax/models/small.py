@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from bsce_jax.models.names import NETWORKS
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
+from bsce_jax.models.ops.platform import default_platform
 from bsce_jax.models.trunk import Trunk
 
 
@@ -19,13 +20,13 @@ class SmallNet(nn.Module):
     Attributes:
       final_relu: whether the features are rectified; cosine heads need features without ReLU.
       dtype: of the computation; parameters, statistics and features are float32.
-      platform: of the devices, as named by `jax.default_backend`.
+      platform: of the devices, as named by `default_platform`.
       stages: width and stride of each convolution.
     """
 
     final_relu: bool = True
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    platform: str = field(default_factory=jax.default_backend)
+    platform: str = field(default_factory=default_platform)
     stages: tuple[tuple[int, int], ...] = ((32, 1), (64, 2))
 
     @nn.compact

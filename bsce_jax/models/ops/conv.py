@@ -3,11 +3,11 @@
 XLA's CPU backend is fast for a convolution of NHWC images with an HWIO kernel and many output
 channels. It is slower with few output channels, and much slower for the gradient of the kernel;
 docs/performance.md has the measurements. So on CPUs the same values are computed in other ways
-here. Other platforms use XLA's own convolution and its gradients.
+here. Other platforms use XLA's own convolution, and a single GPU XLA's own gradients too.
 
-On CPUs and TPUs the gradient of the kernel is float32 from the start, whatever the precision of the
-computation. With a batch split over devices XLA sums the gradient of each device as it is, and
-bfloat16 is too coarse for sums over many devices.
+On CPUs, on TPUs and on several GPUs the gradient of the kernel is float32 from the start, whatever
+the precision of the computation. With a batch split over devices XLA sums the gradient of each
+device as it is, and bfloat16 is too coarse for sums over many devices.
 """
 
 import math
@@ -18,6 +18,8 @@ from functools import partial, reduce
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from bsce_jax.models.ops.platform import default_platform
 
 # He et al. 2015 by fan-out, as in the reference codes
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -33,21 +35,22 @@ class Conv(nn.Module):
       size: height and width of the kernel, odd.
       stride: in both directions.
       dtype: of the computation; the kernel is float32.
-      platform: of the devices, as named by `jax.default_backend`. The implementations for "cpu" and
-        "tpu" exclude forward-mode differentiation.
+      platform: of the devices, as named by `default_platform`. The implementations for "cpu",
+        "tpu" and "gpus" exclude forward-mode differentiation.
     """
 
     width: int
     size: int = 3
     stride: int = 1
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
-    platform: str = field(default_factory=jax.default_backend)
+    platform: str = field(default_factory=default_platform)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.width)
         kernel = self.param("kernel", _he_fan_out, shape, jnp.float32)
-        convolved = {"cpu": conv_on_cpu, "tpu": conv_on_tpu}.get(self.platform, conv)
+        others = {"cpu": conv_on_cpu, "tpu": conv_over_devices, "gpus": conv_over_devices}
+        convolved = others.get(self.platform, conv)
         return convolved(x.astype(self.dtype), kernel, self.stride)
 
 
@@ -60,22 +63,22 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_on_tpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def conv_over_devices(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Compute `conv`, with a gradient of the kernel that is float32 before it is summed."""
     return conv(x, kernel, stride)
 
 
-def _forward_on_tpu(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Pair]:
+def _forward_over_devices(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, Pair]:
     return conv(x, kernel, stride), (x, kernel)
 
 
-def _backward_on_tpu(stride: int, saved: Pair, gradient: jax.Array) -> Pair:
+def _backward_over_devices(stride: int, saved: Pair, gradient: jax.Array) -> Pair:
     x, kernel = saved
     (of_x,) = jax.linear_transpose(lambda x: conv(x, kernel, stride), x)(gradient)
     return of_x, _sum_of_parts(1, stride, kernel.shape[:2], x, gradient)
 
 
-conv_on_tpu.defvjp(_forward_on_tpu, _backward_on_tpu)
+conv_over_devices.defvjp(_forward_over_devices, _backward_over_devices)
 
 
 def _halves(sizes: tuple[int, ...]) -> list[tuple[int, int]]:

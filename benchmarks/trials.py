@@ -40,7 +40,7 @@ TRIALS = (
     Trial(BALANCED, {"model.flip": True}),
     Trial(BALANCED, {"train.average": 0.99}),
     Trial(BALANCED, {"train.sharpness": 0.05}),
-    Trial(BALANCED, {"train.warmup_epochs": 1}),
+    Trial(BALANCED, {"train.warmup": 1}),
     Trial(BALANCED, {"train.decorrelation": 0.5}),
     Trial(BALANCED, {"train.self_distillation_epochs": 3}),
     Trial(BALANCED, {"train.later_learning_rate": 0.015}),

@@ -151,7 +151,7 @@ class Train:
         check=_check_milestones,
     )
     decay: float = field(0.1, "factor of the rate at each milestone", least=0.0, most=1.0)
-    warmup_epochs: int = field(
+    warmup: int = field(
         0,
         "epochs at the start of each task in which the learning rate rises",
         least=0,

@@ -196,7 +196,7 @@ FIELDS = {
     "train.average": 0.9,
     "train.decorrelation": 0.5,
     "train.self_distillation_epochs": 2,
-    "train.warmup_epochs": 1,
+    "train.warmup": 1,
     "model.flip": True,
     "runtime.checkpoint_epochs": 1,
     "runtime.keep_models": "all",

@@ -341,6 +341,7 @@ def test_all_commands_under_one_name(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["bsce-jax", *words])
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.delitem(sys.modules, "bsce_jax.__main__", raising=False)
     monkeypatch.delitem(sys.modules, "bsce_jax.train", raising=False)
     monkeypatch.delitem(sys.modules, "bsce_jax.prepare", raising=False)
     try:

@@ -5,12 +5,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from bsce_jax.data import (
-    cifar100,
-    cifar100_load,
-    digits,
-    trivial,  # noqa: F401  (imported to register)
-)
+from bsce_jax.data import cifar100, cifar100_load, digits
 from bsce_jax.data.source import (
     DATASETS,
     ArraySource,

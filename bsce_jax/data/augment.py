@@ -7,31 +7,34 @@ Integer images have the range 0 to 255, floating-point images 0 to 1.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from bsce_jax.data import trivial  # noqa: F401  (imported to register)
+from bsce_jax.data.pixels import AUGMENTATIONS, Augmentation, to_float
 from bsce_jax.errors import UserError, unknown
-from bsce_jax.registry import Registry
 
-# (key, images), uint8 or float32 in [0, 1] -> such images of the same shape
-Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
-AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
+    "make_augment",
+    "normalize",
+    "random_boxes",
+    "random_brightness",
+    "random_crop",
+    "random_flip",
+    "random_resized_crop",
+    "source_crop",
+    "to_float",
+]
 
 _AREA = (0.08, 1.0)  # area of a random box, as a share of the image's
 _RATIO = (3 / 4, 4 / 3)  # width / height of the box
 _TRIES = 10
-
-
-def to_float(images: ArrayLike) -> jax.Array:
-    """Scale integer images to float32 in [0, 1]; return floating-point images unchanged."""
-    images = jnp.asarray(images)
-    if jnp.issubdtype(images.dtype, jnp.integer):
-        return images.astype(jnp.float32) / 255
-    return images
 
 
 def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

@@ -12,7 +12,7 @@ from jax import lax
 from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
-from bsce_jax.data.augment import AUGMENTATIONS, to_float
+from bsce_jax.data.pixels import AUGMENTATIONS, to_float
 
 BINS = 31  # strengths of each operation
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue

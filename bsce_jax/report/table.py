@@ -55,7 +55,7 @@ def _print(
       show: formats a number.
     """
     console = Console(highlight=False)
-    flip = results.get("flip", False)
+    flip = results.get("flip") is True
     kinds = {column_name(kind, flip): results[kind] for kind in ("cnn", "nme") if results[kind]}
     title = f"{results['dataset']}: {results['method']}, {results['loss']}"
     console.print(f"{title}\n{what}", markup=False, soft_wrap=True)

@@ -275,7 +275,7 @@ class Problem:
             milestones=tuple(train.milestones),
             decay=train.decay,
             replay_batch_size=train.replay_batch_size if task > 0 else 0,
-            warmup=train.warmup_epochs,
+            warmup=train.warmup,
             teacher="previous" if teacher else "none",
         )
         stages = self.method.stages(main, task)

@@ -446,6 +446,7 @@ def test_a_run_extends_one_in_a_bucket(
     assert folder == "gs://bucket/runs/second"
 
 
+@pytest.mark.slow
 def test_seeds_in_a_bucket_have_a_summary(store: Service, tmp_path: pathlib.Path) -> None:
     quick = ["--config=digits:base=5,increment=5", "--workdir=x", "--config.train.epochs=1"]
     made, _ = train.parse([*quick, "--config.model.name=tiny_linear"])

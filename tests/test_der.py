@@ -203,7 +203,11 @@ def test_memo_needs_a_network_that_can_be_split() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet32_podnet", "resnet18_cifar", pytest.param("resnet50", marks=pytest.mark.slow)]
+    "name",
+    [
+        "resnet32_podnet",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18_cifar", "resnet50")),
+    ],
 )
 def test_the_parts_of_a_residual_network_are_the_whole(name: str) -> None:
     """In inference mode, with the parameters renumbered."""

@@ -3,7 +3,7 @@
 It is `cifar100.py`, by default with the balanced loss and distillation, and:
 
 * a stronger first task: the cosine schedule, brightness jitter, then 70 epochs of self-distillation
-  (worth 0.7 in CCIL-SD, table 1);
+  (worth 0.7 points in CCIL-SD);
 * a learning rate of 0.01 in all later tasks, as CCIL;
 * a running average of the weights, and predictions from an image and its mirror image (the columns
   are called CNN+flip and NME+flip).

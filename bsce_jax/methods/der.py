@@ -25,7 +25,7 @@ class DER(Method):
 
     Every task begins with a copy of the last branch, which is trained, and freezes the last one.
     The head scores the features of all branches. An auxiliary head tells, from the features of the
-    new branch alone, the new classes from each other and from all old ones together (equation 5).
+    new branch alone, the new classes from each other and from all old ones together.
     After a task the new class vectors are aligned as by WA, unless the loss is balanced. There is
     no pruning of the branches, as in all published code.
     """

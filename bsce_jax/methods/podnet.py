@@ -100,7 +100,7 @@ class PODNet(LSCMethod):
 class AFC(LSCMethod):
     """AFC (Kang et al. 2022): PODNet with a distillation of the maps channel by channel.
 
-    The term is scaled by sqrt(seen / new classes). The importance of the channels (section 3.3) is
+    The term is scaled by sqrt(seen / new classes). The importance of the channels is
     left out: all channels count alike.
     """
 

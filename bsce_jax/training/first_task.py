@@ -43,7 +43,7 @@ def boosted(stages: tuple[Stage, ...], train: ConfigDict) -> tuple[Stage, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Decorrelated:
-    """Terms and the class-wise decorrelation of CwD (Shi et al. 2022, equation 8).
+    """Terms and the class-wise decorrelation of CwD (Shi et al. 2022), as in its code.
 
     Attributes:
       terms: the other terms.

@@ -21,6 +21,7 @@ from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PLACES = ("dataset.data_dir", "train.init_from")
 KEPT = ("method", "loss", "tasks", "cnn", "nme", "model", "timing", "environment")
 
 
@@ -31,6 +32,8 @@ INDIFFERENT = {
     "lwf": "without exemplars its separated softmax is the balanced one",
     "icarl": "with a softmax loss it is il_baseline",
     "lwf_mc": "with a softmax loss it is lwf",
+    "acil": "the loss trains the first task alone, whose classes have equal numbers of images",
+    "ds_al": "likewise",
 }
 
 
@@ -46,19 +49,28 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
     """Train a config of `configs/` with fields overridden, unless its file exists."""
     if path.exists():
         return
-    name = path.relative_to(RESULTS)
-    print(f"{name}:", flush=True)
-    folder = ROOT / "runs" / name.with_suffix("")
-    argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}"]
-    argv += [f"--config.{field}={value}" for field, value in fields.items()]
-    compiler.keep_programs()
-    results = run(*parse(argv))
-    # the place of the data does not matter to the run
-    kept = {field: fields[field] for field in fields if field != "dataset.data_dir"}
+    folder = folder_of(path)
+    results = train_in(folder, config, fields)
+    # the places of the data and of the first task's model do not matter to the run
+    kept = {field: fields[field] for field in fields if field not in PLACES}
     figures = {key: results[key] for key in KEPT}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"config": config, "fields": kept, **figures})
     shutil.rmtree(folder)
+
+
+def folder_of(path: pathlib.Path) -> pathlib.Path:
+    """Choose the folder of runs/ that the run of a file is trained in."""
+    return ROOT / "runs" / path.relative_to(RESULTS).with_suffix("")
+
+
+def train_in(folder: pathlib.Path, config: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a config of `configs/` with fields overridden, and return its results."""
+    print(f"{folder.relative_to(ROOT / 'runs')}:", flush=True)
+    argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}"]
+    argv += [f"--config.{field}={value}" for field, value in fields.items()]
+    compiler.keep_programs()
+    return run(*parse(argv))
 
 
 def read(paths: Sequence[pathlib.Path]) -> list[dict[str, Any]]:

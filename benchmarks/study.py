@@ -1,7 +1,8 @@
 """The table of the paper as a list of runs: methods with and without the balanced loss.
 
     .venv/bin/python benchmarks/study.py --data_dir data              # trains what is missing
-    .venv/bin/python benchmarks/study.py --data_dir data --reduced    # for a CPU
+    .venv/bin/python benchmarks/study.py --data_dir data --recipe short      # for days of a CPU
+    .venv/bin/python benchmarks/study.py --data_dir data --recipe reduced    # for hours of a CPU
     .venv/bin/python benchmarks/study.py --list                       # lists what is missing
     .venv/bin/python benchmarks/tables.py                             # writes docs/results.md
 
@@ -12,8 +13,12 @@ class order; the first has that of seed 1993. A finished run is a file under
 benchmarks/results/study/, and is not trained again. Several processes can share the work with
 --seeds, --methods and --protocols.
 
-`--config.field=value` sets a field of all runs, such as --config.runtime.dtype=bfloat16. The
-reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
+Runs whose first task is the same share its training, which is a run of its own in runs/: the losses
+and increments of a method, and the methods with il_baseline's network.
+
+The short recipe is `cifar100:recipe=short`, 30 epochs a task. The reduced study is base 50 in
+increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs. `--config.field=value` sets a field
+of all runs, such as --config.runtime.dtype=bfloat16.
 """
 
 import os
@@ -23,8 +28,11 @@ from typing import Any, NamedTuple
 
 import common
 
+from bsce_jax import scenario
 from bsce_jax.cli import Parser
 from bsce_jax.errors import UserError, exit_on_user_error, unknown
+from bsce_jax.methods import METHODS as REGISTERED
+from bsce_jax.runs.start import PLAIN
 
 
 class Protocol(NamedTuple):
@@ -53,8 +61,14 @@ PROTOCOLS = (
     Protocol(0, 5, "total", 2000, BRIGHTNESS),
 )
 FIRST = ("il_baseline", "lucir", "podnet")
-METHODS = (*FIRST, "icarl", "bic", "wa", "ss_il", "eeil", "replay", "der", "memo")
+ANALYTIC = ("acil", "ds_al")  # for a base of many classes
+METHODS = (*FIRST, "icarl", "bic", "wa", "ss_il", "eeil", "replay", *ANALYTIC, "der", "memo")
+# whose first task has the network and the training of il_baseline's
+LIKE_BASELINE = ("bic", "wa", "ss_il", "eeil", "replay", *ANALYTIC)
 ORDERS = (1993, 1, 2)  # of the classes, by seed
+CLASSES = 100
+# recipe -> folder of its results
+RECIPES = {"published": "study", "short": "study_short", "reduced": "study_reduced"}
 REDUCED = {
     "dataset.image_size": 16,
     "model.name": "resnet8",
@@ -68,43 +82,72 @@ class Run(NamedTuple):
     method: str
     loss: str
     seed: int
-    reduced: bool = False
+    recipe: str = "published"
 
     @property
     def path(self) -> pathlib.Path:
-        study = "study_reduced" if self.reduced else "study"
         name = f"{self.method}-{self.loss}-{self.seed}.json"
-        return common.RESULTS / study / self.protocol.name / name
+        return common.RESULTS / RECIPES[self.recipe] / self.protocol.name / name
 
-    def train(self, more: dict[str, Any]) -> None:
-        base, increment, policy, size, augmentation = self.protocol
-        config = f"method={self.method},loss={self.loss},base={base},increment={increment}"
-        fields = {
+    @property
+    def config(self) -> str:
+        """Name the config file with its arguments."""
+        recipe = "short" if self.recipe == "short" else "published"
+        base, increment, *_ = self.protocol
+        arguments = f"method={self.method},loss={self.loss},base={base},increment={increment}"
+        return f"cifar100.py:{arguments},recipe={recipe}"
+
+    def fields(self) -> dict[str, Any]:
+        """Choose the fields that differ from the config file's."""
+        _, _, policy, size, augmentation = self.protocol
+        keeps = REGISTERED[self.method].memory
+        return {
             "seed": self.seed,
             "scenario.class_order": ORDERS[self.seed],
-            "memory.policy": policy,
-            "memory.size": size,
+            **({"memory.policy": policy, "memory.size": size} if keeps else {}),
+            **({"method.width": 8192} if self.method in ANALYTIC else {}),
             **({"train.augmentation": augmentation} if augmentation else {}),
-            **(REDUCED if self.reduced else {}),
-            **more,
+            **(REDUCED if self.recipe == "reduced" else {}),
         }
-        common.train(self.path, f"cifar100.py:{config}", fields)
+
+    def train(self, more: dict[str, Any]) -> None:
+        """Train the run from the model of its first task, unless its file exists."""
+        if not self.path.exists():
+            start = {"train.init_from": self.first_task(more)}
+            common.train(self.path, self.config, {**self.fields(), **more, **start})
+
+    def first_task(self, more: dict[str, Any]) -> pathlib.Path:
+        """Train the first task, unless its model exists, and return the folder of that run."""
+        method = "il_baseline" if self.method in LIKE_BASELINE else self.method
+        loss = "cross_entropy" if self.loss in PLAIN else self.loss
+        classes = self.protocol.base or self.protocol.increment
+        alone = Protocol(0, classes, *self.protocol[2:])
+        run = Run(alone, method, loss, self.seed, self.recipe)
+        order = scenario.class_order(ORDERS[self.seed], CLASSES)[:classes]
+        file = run.path.parent.parent / f"first_{classes}" / run.path.name
+        folder = common.folder_of(file)
+        if not (folder / "results.json").exists():
+            classes_alone = {"scenario.class_order": ",".join(map(str, order))}
+            common.train_in(folder, run.config, {**run.fields(), **more, **classes_alone})
+        return folder
 
 
-def all_runs(reduced: bool) -> Iterator[Run]:
+def all_runs(recipe: str) -> Iterator[Run]:
     """List the runs, the most important ones first."""
-    for protocol in PROTOCOLS[:1] if reduced else PROTOCOLS:
+    for protocol in PROTOCOLS[:1] if recipe == "reduced" else PROTOCOLS:
         for group in (FIRST, METHODS[len(FIRST) :]):
             for seed in range(len(ORDERS)):
                 for method in group:
+                    if method in ANALYTIC and not protocol.base:
+                        continue
                     for loss in common.losses(method):
-                        yield Run(protocol, method, loss, seed, reduced)
+                        yield Run(protocol, method, loss, seed, recipe)
 
 
 def main() -> None:
     parser = Parser(takes_fields=True, description=__doc__)
     parser.add_argument("--data_dir", default="data")
-    parser.add_argument("--reduced", action="store_true")
+    parser.add_argument("--recipe", default="published")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(len(ORDERS)))
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--protocols", nargs="*", default=[p.name for p in PROTOCOLS])
@@ -112,6 +155,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="train nothing")
     args = parser.read()
     common.RESULTS = pathlib.Path(args.results).resolve()
+    if args.recipe not in RECIPES:
+        raise unknown("recipe", args.recipe, RECIPES)
     for method in set(args.methods) - set(METHODS):
         raise unknown("method of the study", method, METHODS)
     for protocol in set(args.protocols) - {p.name for p in PROTOCOLS}:
@@ -121,7 +166,7 @@ def main() -> None:
     if args.list and args.overrides:
         raise UserError(f"--list trains nothing: leave out --config.{next(iter(args.overrides))}")
     more = {"dataset.data_dir": os.path.abspath(args.data_dir), **args.overrides}
-    for run in all_runs(args.reduced):
+    for run in all_runs(args.recipe):
         wanted = run.method in args.methods and run.protocol.name in args.protocols
         if wanted and run.seed in args.seeds:
             if not args.list:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Any
 
 import common
-from study import BRIGHTNESS, METHODS, PROTOCOLS, Protocol, Run, all_runs
+from study import BRIGHTNESS, METHODS, PROTOCOLS, RECIPES, Protocol, Run, all_runs
 
 from bsce_jax.cli import Parser
 from bsce_jax.errors import exit_on_user_error
@@ -18,7 +18,9 @@ from bsce_jax.report import published as figures
 
 PAGE = common.ROOT / "docs" / "results.md"
 # names of methods in the table of published figures -> ours
-PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline"}
+PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline", "ds-al": "ds_al"}
+# recipe -> what a title says of it
+TITLES = {"published": "", "short": ", 30 epochs a task", "reduced": ", reduced"}
 
 
 def published(protocol: Protocol) -> dict[str, list[str]]:
@@ -26,8 +28,10 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
     base = protocol.base or protocol.increment
     sizes = [base] + [protocol.increment] * ((100 - base) // protocol.increment)
     memory = figures.memory_of(protocol.policy, protocol.size)
+    rows = figures.find("cifar100", sizes, memory, "resnet32")
+    rows += figures.find("cifar100", sizes, "none", "resnet32 frozen + ridge 8192")
     found = defaultdict(list)
-    for row in figures.find("cifar100", sizes, memory, "resnet32"):
+    for row in rows:
         method = PUBLISHED.get(row.method, row.method)
         augmentation = BRIGHTNESS if method in ("podnet", "afc") else "crop+flip"
         if row.augmentation == (protocol.augmentation or augmentation):
@@ -36,15 +40,16 @@ def published(protocol: Protocol) -> dict[str, list[str]]:
     return found
 
 
-def table(protocol: Protocol, reduced: bool) -> str | None:
+def table(protocol: Protocol, recipe: str) -> str | None:
     """Make the table of a protocol; None if no run of it is finished."""
+    reduced = recipe == "reduced"
     lines = [
         "| method | loss | seeds | average incremental | last | forgetting | NME average |"
         + ("" if reduced else " published with its own loss: average / last |"),
         "|---" * (7 if reduced else 8) + "|",
     ]
     beside = published(protocol)
-    of_protocol = [run for run in all_runs(reduced) if run.protocol == protocol]
+    of_protocol = [run for run in all_runs(recipe) if run.protocol == protocol]
     rows: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in sorted(of_protocol, key=lambda run: METHODS.index(run.method)):
         if run.path.exists():
@@ -69,16 +74,16 @@ def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
 def main() -> None:
     Parser(description=__doc__).read()
     parts = []
-    for reduced, protocols in ((False, PROTOCOLS), (True, PROTOCOLS[:1])):
-        for protocol in protocols:
-            made = table(protocol, reduced)
+    for recipe in RECIPES:
+        for protocol in PROTOCOLS:
+            made = table(protocol, recipe)
             if made is None:
                 continue
             start = f"Base {protocol.base}" if protocol.base else "No base"
             shared = "a class" if protocol.policy == "per_class" else "in total"
             title = f"## {start}, increments of {protocol.increment}, "
             title += f"{protocol.size} exemplars {shared}"
-            parts += [title + (", reduced" if reduced else ""), made]
+            parts += [title + TITLES[recipe], made]
     common.fill(PAGE, "tables", "\n\n".join(parts))
 
 

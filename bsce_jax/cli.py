@@ -191,6 +191,10 @@ def _load(given: str, overrides: Mapping[str, str]) -> _Loaded:
     config.taken.clear()
     sections, doc = (_read_json(path), "") if path.suffix == ".json" else _run(path, argument)
     try:
+        if path.suffix == ".json":
+            sections, missing = config.add_missing(sections)
+            for field in missing:
+                print(f"{path} has no {field}: taking the default", file=sys.stderr)
         loaded = config.from_dict(sections)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -303,6 +303,22 @@ def from_dict(sections: Mapping[str, Any]) -> ConfigDict:
     return _locked(_checked(sections))
 
 
+def add_missing(sections: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Add the fields that the contents of a `config.json` of an earlier version lack.
+
+    Returns:
+      The sections with the defaults of the missing fields, and the paths of these fields.
+
+    Raises:
+      UserError: no method or no loss, or an unknown field.
+    """
+    values = flat(sections)
+    described = _described(values)
+    defaults = flat(default(values["method.name"], values["loss.name"]).to_dict())
+    missing = [path for path in described if path not in values]
+    return _sections({**values, **{path: defaults[path] for path in missing}}), missing
+
+
 def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
     """List the values of a config by path, such as "train.epochs"."""
     values: dict[str, Any] = {}
@@ -404,6 +420,15 @@ def no_such_field(path: str, valid: Mapping[str, Any]) -> UserError:
 def _checked(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Check the values of a config and return them by path, in the types of their fields."""
     values = flat(sections)
+    described = _described(values)
+    for path in described:
+        if path not in values:
+            raise UserError(f"the config has no {path}")
+    return {path: one.check(values[path], path) for path, one in described.items()}
+
+
+def _described(values: Mapping[str, Any]) -> dict[str, Field]:
+    """List the fields that a config should have; it may have no others."""
     for part in ("method.name", "loss.name"):
         if not isinstance(values.get(part), str):
             raise UserError(f"the config has no {part}")
@@ -411,15 +436,16 @@ def _checked(sections: Mapping[str, Any]) -> dict[str, Any]:
     for path in values:
         if path not in described:
             raise no_such_field(path, described)
-    for path in described:
-        if path not in values:
-            raise UserError(f"the config has no {path}")
-    return {path: one.check(values[path], path) for path, one in described.items()}
+    return described
 
 
-def _locked(values: Mapping[str, Any]) -> ConfigDict:
+def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
     sections: dict[str, Any] = {}
     for path, value in values.items():
         section, _, name = path.rpartition(".")
         (sections.setdefault(section, {}) if section else sections)[name] = value
-    return ConfigDict(sections, type_safe=True).lock()
+    return sections
+
+
+def _locked(values: Mapping[str, Any]) -> ConfigDict:
+    return ConfigDict(_sections(values), type_safe=True).lock()

@@ -72,6 +72,17 @@ def sgd(train: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(train.weight_decay), optax.trace(train.momentum))
 
 
-def make_optimizer(method: Method, train: ConfigDict) -> optax.GradientTransformation:
-    """Make the optimiser of a run; the method's gradient transform comes first."""
-    return optax.chain(method.gradient_transform(), OPTIMIZERS[train.optimizer](train))
+def make_optimizer(
+    method: Method, train: ConfigDict, *, weight_decay: bool = True
+) -> optax.GradientTransformation:
+    """Make an optimiser of a run; the method's gradient transform comes first.
+
+    Args:
+      method: of the run.
+      train: `config.train`.
+      weight_decay: of the stage.
+    """
+    settings = train.copy_and_resolve_references()
+    if not weight_decay:
+        settings.weight_decay = 0.0
+    return optax.chain(method.gradient_transform(), OPTIMIZERS[train.optimizer](settings))

@@ -5,8 +5,9 @@ at 0.1 falling tenfold at epochs 80 and 120 (`train.milestones`, fractions of al
 5e-4, batch 128, crop and flip, restarted in every task. PODNet has its own backbone, the cosine
 schedule and also brightness jitter, and AFC has them too. SS-IL adds 32 exemplars to each batch.
 DER and MEMO have PyCIL's backbone, 170 epochs, the rate falling at 80, 120 and 150, and brightness
-jitter (PyCIL trains the first task for 200 epochs, and the later ones with weight decay 2e-4). All
-other methods are trained alike.
+jitter (PyCIL trains the first task for 200 epochs, and the later ones with weight decay 2e-4).
+FOSTER is like DER, but with the cosine schedule, and 130 epochs of compression. All other methods
+are trained alike.
 
 `:recipe=short` trains 30 epochs a task with the cosine schedule, for machines without a GPU.
 
@@ -36,6 +37,7 @@ and brightness (`--config.train.augmentation=crop+flip+brightness`), average / l
     podnet        64.45 / 55.21            55.22 / 36.78
     der           68.22 / 61.94            69.74 / 58.59
     memo          69.27 / 62.83            70.20 / 58.49
+    foster        65.73 / 57.82            66.49 / 53.21
 
 Last accuracy for :base=0,increment=20, 2,000 in total, crop and flip: il_baseline with
 cross-entropy 40.34 (BiC, table 3), bic 56.69 (the same), wa 59.20 (WA, table 2).
@@ -67,12 +69,17 @@ def get_config(arg: str = "") -> ConfigDict:
         c.model.name = "resnet32_podnet"
         c.train.schedule = "cosine"
         c.train.augmentation = "crop+flip+brightness"
-    if args.method in ("der", "memo"):
+    if args.method in ("der", "memo", "foster"):
         c.model.name = "resnet32_option_a"
         c.train.epochs = 170
         c.train.milestones = (80 / 170, 120 / 170, 150 / 170)
         c.train.augmentation = "crop+flip+brightness"
+    if args.method == "foster":
+        c.train.schedule = "cosine"
+        c.method.compression_epochs = 130
     if args.recipe == "short":
         c.train.epochs = 30
         c.train.schedule = "cosine"
+        if args.method == "foster":
+            c.method.compression_epochs = 0  # as many as of the training
     return c

@@ -164,6 +164,8 @@ def make_model(case: Case, seed: int) -> Model:
 
     def other(path: str, shape: tuple[int, ...]) -> np.ndarray:
         if path == "count":
+            if case.method == "foster":  # the compression has both branches as its teacher
+                return np.array(int(case.task > 0 and (case.stage == 0 or seed == 2)))
             return np.array(case.task)  # a branch for each earlier task
         if path.startswith("frozen/params"):
             return parameter(path, shape)
@@ -175,6 +177,12 @@ def make_model(case: Case, seed: int) -> Model:
         # some above `fisher_max`, most below
         "ewc": lambda: {
             "fisher": {path: 1e-4 * normal(*p.shape) ** 2 for path, p in params.items()}
+        },
+        "foster": lambda: {
+            "head": {"weight": normal(8, FEATURES), "bias": normal(8)},
+            "weights": {
+                name: abs(normal(8, mean=1, std=0.3)) for name in ("logits", "compression")
+            },
         },
         "fetril": lambda: {"means": normal(8, FEATURES)},
         "pass": lambda: {"prototypes": normal(8, FEATURES), "radius": normal(mean=0.3, std=0)},

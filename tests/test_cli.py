@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bsce_jax import __version__, config, prepare, train
+from bsce_jax.cli import make_config
 from bsce_jax.errors import UserError, exit_on_user_error
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -279,10 +280,27 @@ def test_the_config_of_a_run_is_a_config(tmp_path: pathlib.Path) -> None:
     assert again.train.milestones == (0.25, 0.5)
 
 
+def test_a_config_of_an_earlier_version_gets_the_defaults_of_new_fields(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = config.default("ss_il", None).to_dict()
+    wanted = sections["train"].pop("replay_batch_size")
+    assert wanted == 32  # a default of the method
+    del sections["model"]["flip"]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(sections))
+    made = make_config(str(file), {})
+    assert made.train.replay_batch_size == wanted
+    assert made.model.flip is False
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file} has no model.flip: taking the default",
+        f"{file} has no train.replay_batch_size: taking the default",
+    ]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda c: c["train"].pop("epochs"), "config.json: the config has no train.epochs"),
         (lambda c: c["train"].update(epochs="3"), "config.json: train.epochs is '3'"),
         (lambda c: c["train"].update(learning_rate=10**400), "train.learning_rate is inf"),
         (lambda c: c["train"].update(milestones=0.5), "joined by commas"),

@@ -1,12 +1,15 @@
 """Runs that share the training of their first task."""
 
+import json
 import pathlib
+import shutil
 from typing import Any
 
 import pytest
 from tiny_run import assert_same_run, make_config, run_with_interruption, some_digits, weights
 
 from bsce_jax.errors import UserError
+from bsce_jax.runs import saved
 from bsce_jax.runs.predictions import read
 from bsce_jax.training.loop import run
 
@@ -54,6 +57,21 @@ def test_more_classes_may_follow(base: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert [len(task) for task in results["tasks"]] == [5, 1, 1]
     labels, *_ = read(tmp_path / "run", 2)
     assert set(labels.tolist()) == {0, 1, 2, 3, 4, 7, 8}
+
+
+def test_the_run_may_be_of_an_earlier_version(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(base, older)
+    (older / "config.json").unlink()
+    file = older / "model" / "model.json"
+    description = json.loads(file.read_text())
+    del description["config"]["train"]["average"], description["sha256"]
+    description["sha256"] = saved._sum(description)
+    file.write_text(json.dumps(description))
+    run(make_config("acil", fields={"train.init_from": str(older)}), tmp_path / "run", DIGITS)
+    made = make_config("acil", fields={"train.init_from": str(older), "train.average": 0.9})
+    with pytest.raises(UserError, match=r"train\.average is 0\.0 there and 0\.9 here"):
+        run(made, tmp_path / "other", DIGITS)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     configs: dict[str, Any] = {}
 
     def run(config: Any, folder: str) -> dict[str, Any]:
-        configs[pathlib.Path(folder).name] = config
+        configs[str(pathlib.Path(folder).relative_to(tmp_path / "runs"))] = config
         pathlib.Path(folder).mkdir(parents=True)
+        (pathlib.Path(folder) / "results.json").touch()
         accuracy = 60.0 + config.seed
         figures: dict[str, Any] = {key: [accuracy] for key in ("accuracy", "old", "new")}
         figures |= dict.fromkeys(("average_incremental", "last", "forgetting"), accuracy)
@@ -41,21 +42,55 @@ def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 def test_every_run_is_a_config_that_exists(trained: dict[str, Any]) -> None:
     for protocol in study.PROTOCOLS:
-        runs = [r for r in study.all_runs(reduced=False) if r.protocol == protocol and r.seed == 0]
-        assert len(runs) == len({r.path for r in runs}) == 2 * len(study.METHODS) - 1
+        runs = [r for r in study.all_runs("published") if r.protocol == protocol and r.seed == 0]
+        analytic = [r for r in runs if r.method in study.ANALYTIC]
+        assert len(analytic) == (2 if protocol.base else 0)
+        rest = len(runs) - len(analytic)
+        assert rest == 2 * (len(study.METHODS) - len(study.ANALYTIC)) - 1  # icarl has one loss
+        assert len({r.path for r in runs}) == len(runs)
         trained.clear()
         for run in runs:
             run.train({"train.epochs": 3})
-        for config in trained.values():
+        configs = {path: config for path, config in trained.items() if "first" not in path}
+        for config in configs.values():
             assert config.scenario.base == protocol.base
             assert config.scenario.increment == protocol.increment
-            assert config.memory.size == protocol.size
+            assert config.memory.size in (0, protocol.size)
             assert config.train.epochs == 3
             assert config.scenario.class_order == "1993"
             assert config.train.finetuning == "auto"  # a balanced loss does without
-        assert {name for name in trained if name.startswith("icarl")} == {
-            "icarl-binary_cross_entropy-0"
-        }
+        assert [path for path in configs if "icarl" in path] == [
+            f"study/{protocol.name}/icarl-binary_cross_entropy-0"
+        ]
+        assert [config.memory.size for path, config in configs.items() if "acil" in path] == (
+            [0] if protocol.base else []
+        )
+
+
+def test_first_tasks_are_shared(trained: dict[str, Any]) -> None:
+    wanted = {"il_baseline", "lucir", "podnet", "icarl", "wa", "acil"}
+    for run in study.all_runs("short"):
+        if run.seed == 0 and run.protocol in study.PROTOCOLS[:2] and run.method in wanted:
+            run.train({})
+    names = ["il_baseline-cross_entropy", "lucir-cross_entropy", "podnet-nca"]
+    names += ["podnet-cross_entropy", "icarl-binary_cross_entropy"]
+    first = {path: c for path, c in trained.items() if path.startswith("study_short/first_50/")}
+    assert list(first) == [f"study_short/first_50/{name}-0" for name in names]
+    for config in first.values():
+        assert len(config.scenario.class_order.split(",")) == config.scenario.increment == 50
+        assert config.scenario.base == 0
+        assert config.train.init_from == ""
+        assert config.train.epochs == 30
+    starts = {path: c.train.init_from for path, c in trained.items() if path not in first}
+    like_baseline = ("il_baseline", "wa", "acil")
+    for path, start in starts.items():
+        name = pathlib.Path(path).name
+        if name.startswith(like_baseline):
+            assert start.endswith("/il_baseline-cross_entropy-0")
+        elif name.startswith("podnet-balanced"):
+            assert start.endswith("/podnet-cross_entropy-0")
+    for file in common.RESULTS.rglob("*.json"):
+        assert "init_from" not in file.read_text()
 
 
 def test_methods_are_compared_under_losses_that_differ() -> None:
@@ -114,18 +149,19 @@ def test_a_slip_is_not_taken_for_a_finished_study(
 
 
 def test_the_most_important_runs_come_first() -> None:
-    first = list(study.all_runs(reduced=False))[:18]
+    first = list(study.all_runs("published"))[:18]
     assert {(r.protocol.base, r.protocol.increment) for r in first} == {(50, 10)}
     assert {r.method for r in first} == {"il_baseline", "lucir", "podnet"}
     assert {r.seed for r in first} == {0, 1, 2}
 
 
 def test_a_finished_run_is_not_trained_again(trained: dict[str, Any]) -> None:
-    run = next(study.all_runs(reduced=True))
+    run = next(study.all_runs("reduced"))
     run.train({})
     written = run.path.read_text()
     assert "data_dir" not in written
-    assert not list((common.ROOT / "runs").rglob("*-0"))  # the run's folder is gone
+    kept = (common.ROOT / "runs").rglob("*-0")  # the folder of the first task, not of the run
+    assert [path.parent.name for path in kept] == ["first_50"]
     trained.clear()
     run.train({})
     assert not trained
@@ -134,19 +170,21 @@ def test_a_finished_run_is_not_trained_again(trained: dict[str, Any]) -> None:
 
 def test_tables_set_published_figures_beside_their_own_protocol(trained: dict[str, Any]) -> None:
     protocol = study.PROTOCOLS[0]
-    for run in study.all_runs(reduced=False):
+    for run in study.all_runs("published"):
         if run.protocol == protocol and run.method == "lucir" and run.seed < 2:
             run.train({})
-    lines = str(tables.table(protocol, reduced=False)).splitlines()
+    lines = str(tables.table(protocol, "published")).splitlines()
     assert lines[2].startswith("| `lucir` | `cross_entropy` | 2 | 60.50 ± 0.71 |")
     assert "64.01 / - (CNN, PODNet table 1); 63.42 / - (CNN, LUCIR (Hou et al. 2019))" in lines[2]
     assert lines[3].startswith("| `lucir` | `balanced_softmax` | 2 |")
     assert "PODNet" not in lines[3]
-    assert tables.table(study.PROTOCOLS[1], reduced=False) is None
+    assert tables.table(study.PROTOCOLS[1], "published") is None
     # 64.83 was trained with brightness, as configs/cifar100.py trains podnet
     assert tables.published(protocol)["podnet"] == ["64.83 / - (CNN, PODNet table 1)"]
-    # another memory is another protocol
-    assert tables.published(protocol._replace(size=10)) == {}
+    # another memory is another protocol; acil has none
+    assert tables.published(protocol._replace(size=10)) == {
+        "acil": ["66.30 / - (CNN, ACIL table 1)"]
+    }
 
 
 def test_a_page_without_its_marks_is_not_touched(tmp_path: pathlib.Path) -> None:
@@ -166,4 +204,4 @@ def test_the_results_that_are_kept_can_be_read() -> None:
 
 def test_a_typo_among_the_fields_is_named(trained: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="did you mean epochs"):
-        next(study.all_runs(reduced=True)).train({"train.epoch": 1})
+        next(study.all_runs("reduced")).train({"train.epoch": 1})

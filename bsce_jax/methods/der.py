@@ -75,7 +75,7 @@ class DER(Method):
             params = {**model.params, "head": {**head, "weight": weight}}
             return dataclasses.replace(model, params=params)
         rng = generator(task.seed, Purpose.BRANCH, task.index)
-        fresh = _linear(rng, head["weight"].shape[0], end)
+        fresh = fresh_vectors(rng, head["weight"].shape[0], end)
         kept = np.array(head["weight"])[: task.old, : end - width]
         fresh[: task.old, : end - width] = kept
         head = {
@@ -84,7 +84,7 @@ class DER(Method):
         }
         auxiliary = model.params["auxiliary"]
         auxiliary = {
-            "weight": auxiliary["weight"].at[:].set(_linear(rng, *auxiliary["weight"].shape)),
+            "weight": auxiliary["weight"].at[:].set(fresh_vectors(rng, *auxiliary["weight"].shape)),
             "bias": auxiliary["bias"].at[:].set(0.0),
         }
         return dataclasses.replace(
@@ -121,7 +121,7 @@ class MEMO(DER):
         return self._growing(base, tail, tasks, trunk)
 
 
-def _linear(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+def fresh_vectors(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     """Draw class vectors: uniform with variance 1 / columns, as in PyCIL."""
     bound = np.sqrt(3 / columns)
     return rng.uniform(-bound, bound, (rows, columns)).astype(np.float32)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from flax import traverse_util
 
-from bsce_jax.methods.state import Params
+from bsce_jax.methods.state import ModelState, Params
 from bsce_jax.methods.step import Step, Terms
+
+if TYPE_CHECKING:
+    from bsce_jax.methods.base import Probe, TaskInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Stage:
       freeze_old_rows: whether the head's vectors of old classes are frozen.
       batch_norm: `train` uses the statistics of the batch and updates the running ones; `frozen`
         uses the running ones unchanged.
+      weight_decay: whether `config.train.weight_decay` acts.
+      prepare: changes the model when the stage begins, None leaves it as it is. A teacher `start`
+        is the model before.
       balances: whether the stage only corrects class imbalance, so that it is left out with a
         balanced loss.
     """
@@ -58,6 +64,8 @@ class Stage:
     trainable: tuple[str, ...] = ("backbone", "head")
     freeze_old_rows: bool = False
     batch_norm: Literal["train", "frozen"] = "train"
+    weight_decay: bool = True
+    prepare: Callable[[ModelState, TaskInfo, Probe], ModelState] | None = None
     balances: bool = False
 
     def balanced_finetuning(self, **changes: Any) -> Stage:

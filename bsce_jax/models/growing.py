@@ -14,7 +14,7 @@ ADDED = ("params/auxiliary/", "batch_stats/frozen/", "batch_stats/count")
 
 
 class GrowingClassifier(Classifier):
-    """A classifier on the concatenated features of several branches (DER, MEMO).
+    """A classifier on the concatenated features of several branches (DER, MEMO, FOSTER).
 
     The branch in training is `backbone`. The frozen ones are copies of it, stacked along a leading
     axis of `slots`, in the collection `batch_stats`: they are no parameters. The first `count`
@@ -28,11 +28,13 @@ class GrowingClassifier(Classifier):
       slots: most frozen branches.
       auxiliary: a head on the features of the branch in training alone, for `Outputs.auxiliary`.
       trunk: images and `train` to the input of all branches, trained too; None for the images.
+      compressed: whether each task ends with a single branch.
     """
 
     slots: int
     auxiliary: nn.Module
     trunk: nn.Module | None = None
+    compressed: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> Outputs:
@@ -62,7 +64,7 @@ class GrowingClassifier(Classifier):
     @nn.nowrap
     def parameters_in_use(self, params: Any, task: int, seen: int) -> int:
         """Count the parameters of the trunk, of all branches that exist, and of the head."""
-        branches = task + 1
+        branches = 1 if self.compressed else task + 1
         weight, bias = params["head"]["weight"], params["head"]["bias"]
         columns = weight.shape[1] // (self.slots + 1) * branches
         head = size({"bias": bias}, rows=seen) + seen * columns

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -23,7 +24,6 @@ from bsce_jax.scenario import Scenario
 # fields of the training that do not concern the first task
 LATER = (
     "model.flip",
-    "train.init_from",
     "train.later_learning_rate",
     "train.replay_batch_size",
     "train.finetuning",
@@ -98,14 +98,9 @@ class FirstTask:
           UserError: other data, classes, network or training.
         """
         folder, there = self._run.folder, config_lib.flat(self._run.config.to_dict())
-        here = config_lib.flat(config.to_dict())
-        differences = [
-            f"{path} is {there.get(path)!r} there and {here[path]!r} here"
-            for path in here
-            if path.partition(".")[0] in ("model", "train")
-            and path not in LATER
-            and _plain(there.get(path)) != _plain(here[path])
-        ]
+        names = {"method.name": config.method.name, "loss.name": config.loss.name}
+        both = (there, config_lib.flat(config.to_dict()))
+        differences = config_lib.differences(*({**_of_first(of), **names} for of in both))
         losses = {there["loss.name"], config.loss.name}
         counts = np.bincount(dataset.train.labels)[list(scenario.tasks[0])]
         if len(losses) > 1 and not (losses <= set(PLAIN) and len(set(counts)) == 1):
@@ -171,5 +166,10 @@ def as_placed(values: Any, like: Any) -> Any:
     return jax.tree.map(lambda value, array: jax.device_put(value, array.sharding), values, like)
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _of_first(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose the fields that a first task's network and training depend on."""
+    return {
+        path: value
+        for path, value in values.items()
+        if path.startswith(("model.", "train.")) and path not in LATER
+    }

@@ -259,8 +259,12 @@ class _Run:
         interval = self.problem.config.runtime.checkpoint_epochs * epoch
         if work.number > self.progress.stage:
             self.progress = dataclasses.replace(self.progress, stage=work.number, step=0)
-        if work.stage.teacher == "start" and self.resumed is None:
-            self.teacher = self.model
+        if self.resumed is None:
+            if work.stage.teacher == "start":
+                self.teacher = self.model
+            if work.stage.prepare:
+                info = self.problem.task_info(work.task, self.progress.exemplars)
+                self.model = work.stage.prepare(self.model, info, self.trainer.probe(self.network))
         teacher = self.teacher if work.stage.teacher != "none" else None
         tasks, epochs = self.problem.scenario.num_tasks, work.stage.epochs
         self.display.stage(work.task, tasks, work.stage.name, epochs, epoch, self.progress.step)

@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
     Attributes:
       method: whose terms are minimised.
       criterion: the classification loss.
-      optimizer: without the learning rate, which is in `Batches`.
+      optimizer: makes it, with `weight_decay` or without; the learning rate is in `Batches`.
       augment: of training images.
       normalize: of all images.
       feed: where the images come from.
@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
 
     method: Method
     criterion: Criterion
-    optimizer: optax.GradientTransformation
+    optimizer: Callable[..., optax.GradientTransformation]
     augment: Augment
     normalize: Normalize
     feed: Feed
@@ -66,7 +66,7 @@ def make_train_chunk(
     """Make the compiled function that trains on a chunk of batches.
 
     Everything that changes from task to task is an argument. Static are the networks, and of the
-    stage its terms, its trainable parameters and BatchNorm's mode.
+    stage its terms, its trainable parameters, BatchNorm's mode and whether there is weight decay.
 
     Args:
       recipe: the parts that all stages share.
@@ -81,6 +81,7 @@ def make_train_chunk(
       `scale` of a head that has one.
     """
     criterion = recipe.criterion
+    optimizer = recipe.optimizer(weight_decay=stage.weight_decay)
 
     def forward(params: Params, batch_stats: Params, images: jax.Array) -> tuple[Outputs, Params]:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -154,7 +155,7 @@ def make_train_chunk(
         gradients, (metrics, batch_stats) = slope(trained)
         if recipe.sharpness:
             gradients, _ = slope(_uphill(trained, gradients, task, recipe.sharpness))
-        updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, trained)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         if "head" in updates:
             # weight decay and momentum would move frozen rows even without a gradient
             updates = {**updates, "head": task.only_trained_rows(updates["head"])}

@@ -47,7 +47,7 @@ class Trainer:
         self.recipe = Recipe(
             method=problem.method,
             criterion=problem.criterion,
-            optimizer=make_optimizer(problem.method, config.train),
+            optimizer=functools.partial(make_optimizer, problem.method, config.train),
             augment=make_augment(config.train.augmentation),
             normalize=functools.partial(normalize, mean=dataset.mean, std=dataset.std),
             feed=self.feed,
@@ -63,7 +63,7 @@ class Trainer:
         state = start_stage(
             model,
             stage,
-            self.recipe.optimizer,
+            self.recipe.optimizer(weight_decay=stage.weight_decay),
             self.recipe.criterion,
             self.problem.scenario.num_classes,
             averages=self.recipe.average > 0,
@@ -80,7 +80,8 @@ class Trainer:
           stage: the stage.
           teacher_network: the teacher's network, None without a teacher.
         """
-        key = (network, teacher_network, stage.terms, stage.trainable, stage.batch_norm)
+        static = (stage.terms, stage.trainable, stage.batch_norm, stage.weight_decay)
+        key = (network, teacher_network, *static)
         if key not in self._chunks:
             self._chunks[key] = make_train_chunk(self.recipe, network, stage, teacher_network)
         return self._chunks[key]

@@ -10,7 +10,7 @@ import numpy as np
 from reference import losses
 from reference.network import Arrays, Outputs, Params
 from reference.problem import Problem
-from reference.tape import Var, var
+from reference.tape import Var, log, var
 
 Terms = dict[str, Var]
 
@@ -24,6 +24,7 @@ class Rules:
       moves: the parameters that are trained, by the beginnings of their paths.
       old_rows: whether the class vectors of old classes are trained.
       batch_statistics: whether BatchNorm uses the batch's statistics and moves the running ones.
+      weight_decay: whether there is any.
       clamp: of each element of a gradient, before weight decay (PODNet).
     """
 
@@ -31,6 +32,7 @@ class Rules:
     moves: tuple[str, ...] = ("backbone", "head")
     old_rows: bool = True
     batch_statistics: bool = True
+    weight_decay: bool = True
     clamp: float = math.inf
 
 
@@ -53,6 +55,11 @@ def rules(problem: Problem) -> Rules:
     if method in ("der", "memo"):
         trunk = ("trunk",) if method == "memo" else ()
         return Rules(moves=(*trunk, "backbone", "head", *(("auxiliary",) if problem.old else ())))
+    if method == "foster":
+        # the compression: "self._snet.parameters()", SGD without weight_decay
+        alone = problem.stage == 1 or not problem.old
+        own = ("backbone", "head") if alone else ("backbone", "head", "auxiliary")
+        return Rules(moves=own, weight_decay=problem.stage == 0)
     return Rules()
 
 
@@ -239,12 +246,36 @@ def _der(view: View) -> Terms:
     return {**_classification(view), "auxiliary": losses.cross_entropy(new, labels).mean()}
 
 
+def _foster(view: View) -> Terms:
+    """PyCIL: loss_clf + loss_fe + loss_kd, then BKD; soft cross-entropies less the entropy."""
+    seen, weights = view.seen, view.extra["weights"]
+    if view.problem.stage == 1:
+        soft = losses.softmax(view.teacher.logits[:, :seen] / 2, weights["compression"][:seen])
+        own = losses.softmax(view.student.logits[:, :seen] / 2)
+        return {"compression": (soft * (log(soft) - log(own))).sum(-1).mean()}
+    student, logits = view.student, view.student.logits[:, :seen]
+    if view.problem.loss != "balanced_softmax":
+        student = student._replace(scores=student.scores / weights["logits"])
+    head, width = view.extra["head"], view.extra["head"]["weight"].shape[1]
+    frozen = view.student.features.value[:, :width]
+    old = (frozen @ head["weight"].T + head["bias"])[:, : view.old]
+    divergence = losses.kl(logits[:, : view.old], var(old), temperature=2).mean()
+    assert view.student.auxiliary is not None
+    auxiliary = losses.cross_entropy(view.student.auxiliary[:, :seen], view.labels).mean()
+    return {
+        "classification": view.classify(student),
+        "auxiliary": auxiliary,
+        "distillation": divergence,
+    }
+
+
 TERMS: dict[str, Callable[[View], Terms]] = {
     "bic": _bic,
     "der": _der,
     "memo": _der,
     "eeil": _taskwise,
     "ewc": _ewc,
+    "foster": _foster,
     "fetril": _fetril,
     "afc": _afc,
     "acil": _classification,

@@ -55,7 +55,8 @@ def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batc
         params = dict(params)
         for name, slope in gradient(sum(parts.values(), var(0.0)), moving).items():
             slope = np.clip(slope, -rule.clamp, rule.clamp)
-            slope = slope + problem.weight_decay * params[name]  # before momentum, as in PyTorch
+            if rule.weight_decay:  # before momentum, as in PyTorch
+                slope = slope + problem.weight_decay * params[name]
             momentum[name] = problem.momentum * momentum[name] + slope
             after = params[name] - batch.learning_rate * momentum[name]
             if name in ("head/weight", "head/bias"):

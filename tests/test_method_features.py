@@ -11,9 +11,12 @@ from method_tools import (
     CE,
     FEATURES,
     HEAD,
+    LINEAR,
     OLD,
     REAL,
     RHO,
+    SEEN,
+    STUDENT,
     TEACHER_FEATURES,
     WEIGHT,
     Array,
@@ -31,11 +34,12 @@ from method_tools import (
     terms_of,
 )
 
-from bsce_jax.methods import ModelState
+from bsce_jax.methods import ModelState, Step
 from bsce_jax.methods.ewc import BATCH, EWC, fisher
 from bsce_jax.methods.fetril import FeTrIL
 from bsce_jax.methods.il2m import IL2M
 from bsce_jax.methods.pass_ import PASS
+from bsce_jax.models import HEADS
 
 # --- penalties and statistics
 
@@ -158,27 +162,48 @@ def test_pass_keeps_the_class_means_and_the_radius_of_the_first_task() -> None:
     assert second.extra["radius"] == first.extra["radius"]
 
 
-def test_pass_classifies_noisy_prototypes_of_old_classes_and_holds_the_features() -> None:
+AUXILIARY = np.random.default_rng(8).normal(size=(5, 3 * C))
+TURNED_WEIGHT = np.random.default_rng(9).normal(size=(3 * C, D))
+TURNED = LINEAR.clone(auxiliary=HEADS["linear"](3 * C))
+TURNED_HEADS = {
+    "head": {"weight": f32(WEIGHT), "bias": jnp.zeros(C)},
+    "auxiliary": {"weight": f32(TURNED_WEIGHT), "bias": jnp.zeros(3 * C)},
+}
+
+
+def in_turns(step: Step) -> Step:
+    """A batch of images that have got 0, 1, 2 and 3 turns, and one of padding."""
+    student = dataclasses.replace(step.student, auxiliary=f32(AUXILIARY))
+    return dataclasses.replace(step, student=student, turns=jnp.array([0, 1, 2, 3, 0]))
+
+
+def test_pass_tells_turns_apart_classifies_noisy_prototypes_and_holds_the_features() -> None:
     prototypes = np.random.default_rng(6).normal(size=(C, D))
     extra = {"prototypes": f32(prototypes), "radius": f32(0.3)}
-    step = make_step(extra=extra)
+    step = in_turns(make_step(extra=extra, network=TURNED, params=TURNED_HEADS))
     key_class, key_noise = jax.random.split(step.key)
     drawn = jax.random.categorical(key_class, jnp.where(OLD, 0.0, -jnp.inf), shape=(5,))
     labels = np.asarray(drawn)
     assert OLD[labels].all()
     noisy = prototypes[labels] + 0.3 * np.asarray(jax.random.normal(key_noise, (5, D)))
-    replayed = cross_entropy(noisy @ WEIGHT.T + BIAS, labels)[REAL].mean()
+    columns = np.concatenate([WEIGHT, TURNED_WEIGHT])
+    among = np.concatenate([SEEN, np.repeat(SEEN, 3)])
+    replayed = cross_entropy(noisy @ columns.T, labels, among)[REAL].mean()
     distance = np.linalg.norm(FEATURES - TEACHER_FEATURES, axis=1)[REAL].mean()
+    # class c, turned k times, has the column C + 3 c + k - 1; the fifth row is padding
+    scores = np.concatenate([STUDENT, AUXILIARY], axis=1)
+    turned = np.array([0, C + 3 * 2 + 0, C + 3 * 3 + 1, C + 3 * 4 + 2, 0])
     assert_terms(
         terms_of(PASS(prototype=2.0, distillation=3.0), step),
-        classification=CE,
+        classification=cross_entropy(scores, turned, among)[REAL].mean(),
         prototype=2 * replayed,
         distillation=3 * distance,
     )
 
 
 def test_pass_has_a_finite_gradient_where_nothing_has_moved() -> None:
-    step = make_step(extra=PASS().init_extra(HEAD, C))
+    extra = PASS().init_extra(HEAD, C)
+    step = in_turns(make_step(extra=extra, network=TURNED, params=TURNED_HEADS))
 
     def loss(features: jax.Array) -> jax.Array:
         student = dataclasses.replace(step.student, features=features)

@@ -78,6 +78,8 @@ CASES = (
     Case("memo"),
     Case("memo", task=0, fields=FEW),
     Case("pass"),
+    Case("pass", "balanced_softmax"),
+    Case("pass", task=0, fields=FEW),
     *both_stages("podnet", "nca", COSINE, BITING),
     *both_stages("podnet", "balanced_softmax", COSINE, BITING),
     *both_stages("podnet", "nca", DISTANCE, BITING),
@@ -234,6 +236,7 @@ def draws(case: Case, seed: int, step: int, batch: int) -> dict[str, np.ndarray]
         return {"pseudo": np.asarray(jax.random.categorical(key, is_old, shape=(batch,)))}
     if case.method == "pass":
         first, second = jax.random.split(key)
+        batch = 4 * batch  # of turned images
         return {
             "prototypes": np.asarray(jax.random.categorical(first, is_old, shape=(batch,))),
             "noise": np.asarray(jax.random.normal(second, (batch, FEATURES))),

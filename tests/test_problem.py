@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_run import make_config, some_digits
+from tiny_run import flat_images, make_config, some_digits
 
 from bsce_jax.data import ArraySource, Dataset
 from bsce_jax.data.source import Source
@@ -52,6 +52,12 @@ def test_the_first_task_needs_test_images() -> None:
     with pytest.raises(UserError, match=r"no test images of the classes of task 1"):
         Problem(make_config("replay"), dataset)
     assert len(Problem(make_config("replay"), without(DIGITS, "test", 0)).test_records(10)) == 18
+
+
+def test_images_that_are_turned_must_be_square() -> None:
+    dataset = flat_images([4] * 10, size=(2, 3))
+    with pytest.raises(UserError, match="method pass turns the images: 2x3 ones are not square"):
+        Problem(make_config("pass"), dataset)
 
 
 def test_no_image_is_read() -> None:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_run import assert_same_run, make_config, run_with_interruption, some_digits, weights
 
@@ -57,6 +58,20 @@ def test_more_classes_may_follow(base: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert [len(task) for task in results["tasks"]] == [5, 1, 1]
     labels, *_ = read(tmp_path / "run", 2)
     assert set(labels.tolist()) == {0, 1, 2, 3, 4, 7, 8}
+
+
+def test_an_auxiliary_head_of_the_base_is_left_out(tmp_path: pathlib.Path) -> None:
+    """The turned images of PASS make a first task for any method with a linear head."""
+    fields = {"runtime.keep_models": "all", "train.epochs": 1}
+    run(make_config("pass", "cross_entropy", fields), tmp_path / "base", DIGITS)
+    fields["train.init_from"] = str(tmp_path / "base")
+    run(make_config("acil", fields={**fields, "method.width": 16}), tmp_path / "run", DIGITS)
+    base, found = weights(tmp_path / "base", 0), weights(tmp_path / "run", 1)
+    assert "params/auxiliary/weight" in base
+    for name in base.keys() & found.keys():
+        if name.startswith("params/backbone/"):
+            np.testing.assert_array_equal(base[name], found[name])
+    assert not any(name.startswith("params/auxiliary/") for name in found)
 
 
 def test_the_run_may_be_of_an_earlier_version(base: pathlib.Path, tmp_path: pathlib.Path) -> None:

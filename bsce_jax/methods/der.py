@@ -41,7 +41,7 @@ class DER(Method):
     ) -> GrowingClassifier:
         auxiliary = LinearHead(1 + base.head.num_classes)
         slots = max(1, tasks - 1)  # a checkpoint cannot have arrays without numbers
-        return GrowingClassifier(branch, base.head, slots, auxiliary, trunk)
+        return GrowingClassifier(branch, base.head, auxiliary, slots, trunk)
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class FOSTER(Method):
 
     def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
         auxiliary = LinearHead(base.head.num_classes)
-        return GrowingClassifier(base.backbone, base.head, 1, auxiliary, compressed=True)
+        return GrowingClassifier(base.backbone, base.head, auxiliary, compressed=True)
 
     def init_extra(self, params: Params, num_classes: int) -> dict[str, Any]:
         width = params["head"]["weight"].shape[1] // 2
@@ -85,7 +85,8 @@ class FOSTER(Method):
 
     def terms(self, step: Step) -> Terms:
         student, head = step.student, step.extra["head"]
-        assert student.auxiliary is not None
+        alone = student.auxiliary
+        assert alone is not None
         if not step.criterion.balanced:
             aligned = student.logits / step.extra["weights"]["logits"][None]
             student = dataclasses.replace(student, logits=aligned)
@@ -95,7 +96,7 @@ class FOSTER(Method):
             step.student.logits, earlier, temperature=self.temperature, where=step.task.old
         )
         among = jnp.where(step.task.seen, 0.0, -jnp.inf)
-        auxiliary = losses.softmax_cross_entropy(student.auxiliary, step.labels, among)
+        auxiliary = losses.softmax_cross_entropy(alone, step.labels, among)
         return {
             "classification": step.classification(student),
             "auxiliary": step.mean(auxiliary),

@@ -42,6 +42,7 @@ class Stage:
       freeze_old_rows: whether the head's vectors of old classes are frozen.
       batch_norm: `train` uses the statistics of the batch and updates the running ones; `frozen`
         uses the running ones unchanged.
+      turns: whether each image is trained on in its four quarter turns; see `Step.turns`.
       weight_decay: whether `config.train.weight_decay` acts.
       prepare: changes the model when the stage begins, None leaves it as it is. A teacher `start`
         is the model before.
@@ -64,6 +65,7 @@ class Stage:
     trainable: tuple[str, ...] = ("backbone", "head")
     freeze_old_rows: bool = False
     batch_norm: Literal["train", "frozen"] = "train"
+    turns: bool = False
     weight_decay: bool = True
     prepare: Callable[[ModelState, TaskInfo, Probe], ModelState] | None = None
     balances: bool = False

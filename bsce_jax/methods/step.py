@@ -33,6 +33,7 @@ class Step:
       key: a random key for this step.
       criterion: the classification loss of `config.loss`.
       network: the network, for methods that classify further features.
+      turns: [batch] int32, how many quarter turns each image has got; None in a stage without them.
     """
 
     student: Outputs
@@ -46,6 +47,7 @@ class Step:
     key: jax.Array
     criterion: Criterion = struct.field(pytree_node=False)
     network: Classifier = struct.field(pytree_node=False)
+    turns: jax.Array | None = None
 
     @property
     def teacher(self) -> Outputs:

@@ -1,5 +1,6 @@
 """A classifier: a backbone that makes features and a head that scores classes."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -31,24 +32,29 @@ class Outputs:
 
 
 class Classifier(nn.Module):
-    """A backbone and a head; the parameters are under these two names.
+    """A backbone and a head; the parameters are under the names of the attributes.
 
     Attributes:
       backbone: images and `train` to features [batch, D] and maps.
       head: features to scores, logits and scale.
+      auxiliary: a further head for `Outputs.auxiliary`, which predictions do without.
     """
 
     backbone: nn.Module
     head: nn.Module
+    auxiliary: nn.Module | None = None
 
     def __call__(self, images: jax.Array, train: bool) -> Outputs:
         """Apply backbone and head to [batch, height, width, channels] images."""
         features, maps = self.backbone(images, train)
-        return Outputs(features, maps, *self.head(features))
+        return dataclasses.replace(self.classify(features), maps=maps)
 
     def classify(self, features: jax.Array) -> Outputs:
-        """Apply the head alone to [batch, D] features; there are no maps."""
-        return Outputs(features, (), *self.head(features))
+        """Apply the heads alone to [batch, D] features; there are no maps."""
+        outputs = Outputs(features, (), *self.head(features))
+        if self.auxiliary is None:
+            return outputs
+        return dataclasses.replace(outputs, auxiliary=self.auxiliary(features).logits)
 
     @nn.nowrap
     def parameters_in_use(self, params: VariableDict, task: int, seen: int) -> int:

@@ -24,15 +24,15 @@ class GrowingClassifier(Classifier):
     The features [batch, (slots + 1) * D] are those of the branches in the order of the tasks; they
     are zero for branches to come. The maps are those of the branch in training.
 
+    The auxiliary head gets the features of the branch in training alone.
+
     Attributes:
       slots: most frozen branches.
-      auxiliary: a head on the features of the branch in training alone, for `Outputs.auxiliary`.
       trunk: images and `train` to the input of all branches, trained too; None for the images.
       compressed: whether each task ends with a single branch.
     """
 
-    slots: int
-    auxiliary: nn.Module
+    slots: int = 1
     trunk: nn.Module | None = None
     compressed: bool = False
 
@@ -59,6 +59,7 @@ class GrowingClassifier(Classifier):
         every = jax.lax.dynamic_update_index_in_dim(every, features, count.value, axis=0)
         joined = jnp.moveaxis(every, 0, 1).reshape(len(features), -1)
         outputs = Outputs(joined, maps, *self.head(joined))
+        assert self.auxiliary is not None
         return dataclasses.replace(outputs, auxiliary=self.auxiliary(features).logits)
 
     @nn.nowrap

@@ -115,7 +115,8 @@ class FirstTask:
     def model(self, initial: ModelState) -> ModelState:
         """Take the parameters and the statistics; the head's rows of later classes stay initial.
 
-        A growing network takes them for its first branch.
+        A growing network takes them for its first branch. An auxiliary head that this network does
+        not have is left out.
 
         Raises:
           UserError: they are of another network.
@@ -123,7 +124,11 @@ class FirstTask:
         seen = len(self._run.class_names)
         variables = {"params": initial.params, "batch_stats": initial.batch_stats}
         flat = traverse_util.flatten_dict(variables, sep="/")
-        weights = {n: w for n, w in self._run.weights.items() if n.startswith(tuple(variables))}
+        weights = {
+            name: array
+            for name, array in self._run.weights.items()
+            if name.startswith(tuple(variables)) and (name in flat or not name.startswith(ADDED))
+        }
         grown = {name for name in flat if name.startswith(ADDED)} - weights.keys()
         for name in sorted(flat.keys() - grown | weights.keys()):
             there, array = weights.get(name), flat.get(name)

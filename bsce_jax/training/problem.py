@@ -108,6 +108,12 @@ class Problem:
                 f"train.augmentation is {config.train.augmentation}: {self.dataset.name} has no "
                 "image files to crop, use resized_crop"
             )
+        height, width, _ = self.dataset.image_shape
+        if height != width and any(stage.turns for stage in self.all_stages(0)):
+            raise UserError(
+                f"method {config.method.name} turns the images: {height}x{width} ones are not "
+                "square, set dataset.image_size"
+            )
         self.scenario = self._make_scenario()
         classes = self.scenario.num_classes
         memory.check_budget(config.memory.policy, config.memory.size, classes)

@@ -66,7 +66,7 @@ def make_train_chunk(
     """Make the compiled function that trains on a chunk of batches.
 
     Everything that changes from task to task is an argument. Static are the networks, and of the
-    stage its terms, its trainable parameters, BatchNorm's mode and whether there is weight decay.
+    stage its terms, its trainable parameters, BatchNorm's mode, turns and weight decay.
 
     Args:
       recipe: the parts that all stages share.
@@ -102,10 +102,6 @@ def make_train_chunk(
         read = lambda row: recipe.feed.images(constants, row)
         images = recipe.normalize(recipe.augment(augment_key, read(batch.images)))
         model = state.model
-        past = None
-        if teacher is not None and teacher_network is not None:
-            past = infer(teacher_network, teacher.variables, images)
-
         learned = state.criterion
         if batch.balanced is not None:
             row, labels = batch.balanced
@@ -123,6 +119,13 @@ def make_train_chunk(
             prior = criterion.learned_prior(task.log_prior, task.old, learned)
             task = dataclasses.replace(task, log_prior=prior)
 
+        labels, weights, turns = batch.labels, batch.weights, None
+        if stage.turns:
+            images, labels, weights, turns = _turned(images, labels, weights)
+        past = None
+        if teacher is not None and teacher_network is not None:
+            past = infer(teacher_network, teacher.variables, images)
+
         trained, frozen = stage.split(model.params)
 
         def objective(trained: Params) -> tuple[jax.Array, tuple[Metrics, Params]]:
@@ -131,8 +134,8 @@ def make_train_chunk(
             view = Step(
                 student=student,
                 teacher_outputs=past,
-                labels=batch.labels,
-                weights=batch.weights,
+                labels=labels,
+                weights=weights,
                 task=task,
                 params=params,
                 extra=model.extra,
@@ -140,13 +143,15 @@ def make_train_chunk(
                 key=method_key,
                 criterion=criterion,
                 network=network,
+                turns=turns,
             )
             terms = stage.terms(view)
             _refuse_reserved(terms)
             loss = sum(terms.values(), jnp.zeros(()))
             best = jnp.argmax(jnp.where(task.seen[None], student.logits, -jnp.inf), axis=-1)
-            right = (best == batch.labels).astype(jnp.float32)
-            metrics = {"loss": loss, **terms, "accuracy": 100 * view.mean(right)}
+            right = (best == labels).astype(jnp.float32)
+            upright = None if turns is None else turns == 0
+            metrics = {"loss": loss, **terms, "accuracy": 100 * view.mean(right, upright)}
             if "scale" in params["head"]:
                 metrics["scale"] = params["head"]["scale"]
             return loss, (metrics, batch_stats)
@@ -186,6 +191,20 @@ def make_train_chunk(
         donate_argnames="state",
         out_shardings=everywhere,
         compiler_options=compiler.options(recipe.mesh.devices.flat[0].platform),
+    )
+
+
+def _turned(
+    images: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Put each image's four quarter turns side by side; return how many turns each has got too."""
+    every = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)], axis=1)
+    turns = jnp.tile(jnp.arange(4), len(labels))
+    return (
+        every.reshape(-1, *images.shape[1:]),
+        jnp.repeat(labels, 4),
+        jnp.repeat(weights, 4),
+        turns,
     )
 
 

@@ -80,7 +80,10 @@ class Trainer:
           stage: the stage.
           teacher_network: the teacher's network, None without a teacher.
         """
-        static = (stage.terms, stage.trainable, stage.batch_norm, stage.weight_decay)
+        static = (
+            *(stage.terms, stage.trainable, stage.batch_norm),
+            *(stage.turns, stage.weight_decay),
+        )
         key = (network, teacher_network, *static)
         if key not in self._chunks:
             self._chunks[key] = make_train_chunk(self.recipe, network, stage, teacher_network)

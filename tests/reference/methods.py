@@ -10,7 +10,7 @@ import numpy as np
 from reference import losses
 from reference.network import Arrays, Outputs, Params
 from reference.problem import Problem
-from reference.tape import Var, log, var
+from reference.tape import Var, concatenate, log, var
 
 Terms = dict[str, Var]
 
@@ -55,6 +55,8 @@ def rules(problem: Problem) -> Rules:
     if method in ("der", "memo"):
         trunk = ("trunk",) if method == "memo" else ()
         return Rules(moves=(*trunk, "backbone", "head", *(("auxiliary",) if problem.old else ())))
+    if method == "pass":
+        return Rules(moves=("backbone", "head", "auxiliary"))
     if method == "foster":
         # the compression: "self._snet.parameters()", SGD without weight_decay
         alone = problem.stage == 1 or not problem.old
@@ -111,7 +113,7 @@ class View:
 def terms(view: View) -> Terms:
     """Compute the terms that a stage minimises, each with its published weight."""
     if view.old == 0:  # nothing to distil
-        return _classification(view)
+        return _turned(view) if view.problem.method == "pass" else _classification(view)
     return TERMS[view.problem.method](view)
 
 
@@ -217,14 +219,35 @@ def _ewc(view: View) -> Terms:
     return {**_classification(view), "consolidation": options["weight"] / 2 * penalty}
 
 
+def _interleaved(outputs: Outputs, seen: int) -> Var:
+    """Put the logits in the order of PASS's code: class c, turned k times, is 4 c + k."""
+    assert outputs.auxiliary is not None
+    columns = []
+    for c in range(seen):
+        columns.append(outputs.logits[:, c : c + 1])
+        columns.append(outputs.auxiliary[:, 3 * c : 3 * c + 3])
+    return concatenate(columns, 1)
+
+
+def _turned(view: View) -> Terms:
+    """PASS's code: torch.stack([target * 4 + k for k in range(4)], 1); all turns weigh alike."""
+    problem, turns = view.problem, np.arange(len(view.labels)) % 4
+    counts = np.ones(view.seen)
+    if problem.loss == "balanced_softmax":
+        counts = losses.balanced(problem.counts, problem.loss_options, view.old)
+    z = _interleaved(view.student, view.seen)
+    loss = losses.cross_entropy(z, 4 * view.labels + turns, np.repeat(counts, 4))
+    return {"classification": loss.mean()}
+
+
 def _pass(view: View) -> Terms:
     """Prototypes with noise of one radius, and the L2 distance of the features; each x 10."""
     of, noise = view.draws["prototypes"], view.draws["noise"]
     replayed = view.score(var(view.extra["prototypes"][of] + view.extra["radius"] * noise))
     moved = view.student.features - view.teacher.features
     return {
-        **_classification(view),
-        "prototype": 10 * losses.cross_entropy(replayed.logits[:, : view.seen], of).mean(),
+        **_turned(view),
+        "prototype": 10 * losses.cross_entropy(_interleaved(replayed, view.seen), 4 * of).mean(),
         "distillation": 10 * ((moved**2).sum(-1) ** 0.5).mean(),
     }
 

@@ -17,7 +17,7 @@ class Outputs(NamedTuple):
     maps: list[Var]
     scores: Var
     scale: Var
-    auxiliary: Var | None = None  # logits of a growing network's second head
+    auxiliary: Var | None = None  # logits of a second head
 
     @property
     def logits(self) -> Var:
@@ -42,7 +42,7 @@ def network(
     # cosine heads have no activation after the last sum
     second, y = layer("backbone", 1, x, stride=2)
     features = (y if head == "linear" else second).mean((1, 2))
-    return Outputs(features, [first, second], *classify(params, features, head)), moved
+    return score(params, features, head)._replace(maps=[first, second]), moved
 
 
 class _Layers(NamedTuple):
@@ -130,6 +130,15 @@ def classify(params: Params, features: Var, head: str) -> tuple[Var, Var]:
         similar = 2 * similar - 2
     share = exp(similar) / exp(similar).sum(-1, keepdims=True)
     return (share * similar).sum(-1), params["head/scale"]
+
+
+def score(params: Params, features: Var, head: str) -> Outputs:
+    """Apply the head, and the auxiliary head of a network that has one."""
+    outputs = Outputs(features, [], *classify(params, features, head))
+    if "auxiliary/weight" not in params:
+        return outputs
+    auxiliary = features @ params["auxiliary/weight"].T + params["auxiliary/bias"]
+    return outputs._replace(auxiliary=auxiliary)
 
 
 def unit(vectors: Var) -> Var:

@@ -1,5 +1,6 @@
 """SGD over the batches of a stage, with everything that moves written out."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from reference import losses
 from reference.meta import OldWeight
 from reference.methods import View, rules, terms
-from reference.network import Arrays, Outputs, Params, classify, network
+from reference.network import Arrays, Outputs, Params, network, score
 from reference.problem import Batch, Model, Problem
 from reference.tape import Var, gradient, var
 
@@ -37,6 +38,8 @@ def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batc
     momentum = {name: np.zeros_like(value) for name, value in params.items()}
     logged, accuracy = [], []
     for batch in batches:
+        if problem.method == "pass":
+            batch = _turned(batch)
         model = Model(params, stats, start.extra)
         if batch.balanced is not None:
             old_weight.look_ahead(model, batch, rule.head)
@@ -48,8 +51,8 @@ def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batc
         factor = old_weight.factor(old_weight.value)
         parts = terms(_view(problem, rule.head, leaves, teacher, batch, model, out, factor))
         logged.append({name: float(part.value) for name, part in parts.items()})
-        best = out.logits.value[:, : problem.seen].argmax(1)
-        accuracy.append(100 * float(np.mean(best == labels)))
+        right = out.logits.value[:, : problem.seen].argmax(1) == labels
+        accuracy.append(100 * float(right[:: 4 if problem.method == "pass" else 1].mean()))
 
         moving = {name: leaf for name, leaf in leaves.items() if name.startswith(rule.moves)}
         params = dict(params)
@@ -65,6 +68,13 @@ def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batc
                 after[problem.seen :] = params[name][problem.seen :]
             params[name] = after
     return Result(params, stats, logged, accuracy, old_weight.value)
+
+
+def _turned(batch: Batch) -> Batch:
+    """Put the four quarter turns of each image one behind the other."""
+    images = np.stack([np.rot90(image, k) for image in batch.images for k in range(4)])
+    real = np.array([4 * place + k for place in batch.real for k in range(4)])
+    return dataclasses.replace(batch, images=images, labels=np.repeat(batch.labels, 4), real=real)
 
 
 def _view(
@@ -86,9 +96,6 @@ def _view(
             problem.loss, problem.loss_options, out, labels, problem.counts, problem.old, factor
         ).mean()
 
-    def score(features: Var) -> Outputs:
-        return Outputs(features, [], *classify(leaves, features, head))
-
     return View(
         problem=problem,
         student=student,
@@ -100,5 +107,5 @@ def _view(
         teacher_extra=teacher.extra,
         draws={name: values[batch.real] for name, values in batch.draws.items()},
         classify=mean_loss,
-        score=score,
+        score=lambda features: score(leaves, features, head),
     )

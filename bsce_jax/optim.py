@@ -74,8 +74,10 @@ def sgd(train: ConfigDict) -> optax.GradientTransformation:
 
 def make_optimizer(
     method: Method, train: ConfigDict, *, weight_decay: bool = True
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Make an optimiser of a run; the method's gradient transform comes first.
+
+    Its `update` gets the `key` of the step, the `epoch` and the number of `images` too.
 
     Args:
       method: of the run.

@@ -42,7 +42,7 @@ from method_tools import (
 )
 
 from bsce_jax.methods import METHODS, Method, Stage, Step
-from bsce_jax.methods.eeil import EEIL
+from bsce_jax.methods.eeil import EEIL, gradient_noise
 from bsce_jax.methods.fetril import FeTrIL
 from bsce_jax.methods.icarl import ICaRL, LwFMC
 from bsce_jax.methods.il_baseline import ILBaseline
@@ -262,3 +262,27 @@ def test_what_stays_as_it_is_in_later_tasks() -> None:
     assert (fetril.trainable, fetril.batch_norm) == (("head",), "frozen")
     assert FeTrIL().stages(MAIN, 0)[0].trainable == EVERYTHING
     assert Joint().stages(MAIN, 1)[0].records == "all"
+
+
+def test_the_noise_of_eeil_falls_with_the_epochs_and_the_size_of_the_batch() -> None:
+    transform = gradient_noise(0.3)
+    gradient = {"weight": jnp.full((100, 100), 2.0)}
+
+    @jax.jit
+    def noisy(epoch: int, images: float) -> jax.Array:
+        changed, _ = transform.update(
+            gradient,
+            transform.init(gradient),
+            gradient,
+            key=jax.random.key(0),
+            epoch=jnp.asarray(epoch),
+            images=jnp.asarray(images),
+        )
+        return changed["weight"] - 2.0
+
+    first = noisy(0, 4.0)
+    np.testing.assert_allclose(jnp.std(first), 0.3 / 4, rtol=0.02)
+    np.testing.assert_allclose(jnp.mean(first), 0.0, atol=0.3 / 4 * 0.03)
+    np.testing.assert_allclose(noisy(0, 8.0), first / 2, atol=1e-6)
+    np.testing.assert_allclose(noisy(9, 4.0), first / 10**0.55, atol=1e-6)
+    assert not jnp.any(noisy(0, 4.0) != first)  # by the key alone

@@ -227,6 +227,17 @@ def slow_batches(problem: Problem, work: Work, case: Case) -> list[plain.Batch]:
     ]
 
 
+def noise(case: Case, key: jax.Array) -> dict[str, np.ndarray]:
+    """Repeat the normal numbers of EEIL's noise, by parameter."""
+    params = product_model(make_model(case, 1)).params
+    flat = traverse_util.flatten_dict(params, sep="/")
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    numbers = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    drawn = traverse_util.flatten_dict(jax.tree.unflatten(tree, numbers), sep="/")
+    return {name: np.asarray(drawn[name], np.float64) for name in flat}
+
+
 def draws(case: Case, seed: int, step: int, batch: int) -> dict[str, np.ndarray]:
     """Repeat the random numbers of a step: a stage's key, and of it a step's."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), case.task), case.stage)
@@ -234,6 +245,8 @@ def draws(case: Case, seed: int, step: int, batch: int) -> dict[str, np.ndarray]
     is_old = jnp.where(jnp.arange(8) < 4, 0.0, -jnp.inf)
     if case.method == "fetril":
         return {"pseudo": np.asarray(jax.random.categorical(key, is_old, shape=(batch,)))}
+    if case.method == "eeil":
+        return noise(case, jax.random.fold_in(key, 1))
     if case.method == "pass":
         first, second = jax.random.split(key)
         batch = 4 * batch  # of turned images

@@ -48,6 +48,7 @@ def batches(trainer: Trainer, rows: list[list[int]], weights: list[list[float]])
         weights=jnp.asarray(weights, jnp.float32),
         learning_rate=jnp.asarray(RATES[: len(rows)], jnp.float32),
         step=jnp.asarray(steps),
+        epoch=jnp.zeros_like(steps),
         balanced=None,
     )
 

@@ -164,7 +164,11 @@ class Method:
         return {"classification": step.classification()}
 
     def gradient_transform(self) -> optax.GradientTransformation:
-        """Return the transform of the gradients before weight decay and momentum."""
+        """Return the transform of the gradients before weight decay and momentum.
+
+        One with extra arguments can get the `key` of the step, the `epoch` within the stage and the
+        number of `images` in the batch.
+        """
         return optax.identity()
 
     def init_extra(self, params: Params, num_classes: int) -> dict[str, Any]:

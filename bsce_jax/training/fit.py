@@ -279,6 +279,7 @@ def _batches(trainer: Trainer, work: Work, total: int, length: int) -> Callable[
             weights=mesh_lib.split(trainer.mesh, weights, axis=1),
             learning_rate=everywhere(np.pad(rates[start : start + length], (0, idle))),
             step=everywhere(np.arange(start, start + length, dtype=np.int32)),
+            epoch=everywhere(np.pad([np.int32(epoch) for epoch, _ in places], (0, idle))),
             balanced=None if equal is None else (trainer.feed.put(equal), labels_of(equal)),
         )
 

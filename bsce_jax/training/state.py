@@ -52,6 +52,7 @@ class Batches(NamedTuple):
         changes nothing; such batches fill the last chunk of a stage.
       learning_rate: [K] float32.
       step: [K] int32, number of the step within its stage.
+      epoch: [K] int32, number of the epoch within its stage.
       balanced: class-balanced batches, as `images` and `labels`, for a loss with a learned state.
     """
 
@@ -60,6 +61,7 @@ class Batches(NamedTuple):
     weights: jax.Array
     learning_rate: jax.Array
     step: jax.Array
+    epoch: jax.Array
     balanced: tuple[Any, jax.Array] | None
 
 

@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
 
     method: Method
     criterion: Criterion
-    optimizer: Callable[..., optax.GradientTransformation]
+    optimizer: Callable[..., optax.GradientTransformationExtraArgs]
     augment: Augment
     normalize: Normalize
     feed: Feed
@@ -160,7 +160,14 @@ def make_train_chunk(
         gradients, (metrics, batch_stats) = slope(trained)
         if recipe.sharpness:
             gradients, _ = slope(_uphill(trained, gradients, task, recipe.sharpness))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        updates, opt_state = optimizer.update(
+            gradients,
+            state.opt_state,
+            trained,
+            key=jax.random.fold_in(method_key, 1),  # terms use the key itself
+            epoch=batch.epoch,
+            images=jnp.sum(batch.weights),
+        )
         if "head" in updates:
             # weight decay and momentum would move frozen rows even without a gradient
             updates = {**updates, "head": task.only_trained_rows(updates["head"])}

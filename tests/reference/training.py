@@ -57,6 +57,10 @@ def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batc
         moving = {name: leaf for name, leaf in leaves.items() if name.startswith(rule.moves)}
         params = dict(params)
         for name, slope in gradient(sum(parts.values(), var(0.0)), moving).items():
+            if (
+                problem.method == "eeil"
+            ):  # the code: (der + 0.3 / (1 + epoch)^0.55 randn) / batchSize
+                slope = slope + 0.3 * batch.draws[name] / len(batch.real)
             slope = np.clip(slope, -rule.clamp, rule.clamp)
             if rule.weight_decay:  # before momentum, as in PyTorch
                 slope = slope + problem.weight_decay * params[name]
@@ -105,7 +109,9 @@ def _view(
         past=teacher.params,
         extra=model.extra,
         teacher_extra=teacher.extra,
-        draws={name: values[batch.real] for name, values in batch.draws.items()},
+        draws=batch.draws
+        if problem.method == "eeil"
+        else {name: values[batch.real] for name, values in batch.draws.items()},
         classify=mean_loss,
         score=lambda features: score(leaves, features, head),
     )

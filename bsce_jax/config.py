@@ -166,6 +166,9 @@ class Train:
     sharpness: float = field(
         0.0, "radius of sharpness-aware minimisation (SAM), 0 for the plain gradient", least=0.0
     )
+    flatness: float = field(
+        0.0, "weight of what C-Flat adds to SAM, with its radius, 0 for SAM alone", least=0.0
+    )
     decorrelation: float = field(
         0.0, "weight of the class-wise decorrelation (CwD) in the first task", least=0.0
     )

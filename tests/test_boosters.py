@@ -23,6 +23,7 @@ from tiny_run import (
     without_timing,
 )
 
+from bsce_jax.errors import UserError
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.optim import learning_rates
 from bsce_jax.runs.saved import SavedRun
@@ -80,7 +81,9 @@ def gradient(params: Arrays, images: np.ndarray, labels: np.ndarray) -> Arrays:
     }
 
 
-def by_hand(trainer: Trainer, steps: int, radius: float = 0.0) -> list[Arrays]:
+def by_hand(
+    trainer: Trainer, steps: int, radius: float = 0.0, flatness: float = 0.0
+) -> list[Arrays]:
     """The parameters before and after each step of whole batches."""
     problem = trainer.problem
     records = np.flatnonzero(problem.labels < 3)
@@ -89,13 +92,22 @@ def by_hand(trainer: Trainer, steps: int, radius: float = 0.0) -> list[Arrays]:
     labels = problem.labels[records]
     start = arrays(trainer.probe(problem.network).initial)
     path = [start]
+
+    def moved(place: Arrays, direction: Arrays) -> Arrays:
+        length = np.sqrt(sum((d**2).sum() for d in direction.values()))
+        return {name: place[name] + radius * direction[name] / length for name in place}
+
     for _ in range(steps):
         now = path[-1]
         slope = gradient(now, images, labels)
         if radius:
-            length = np.sqrt(sum((g**2).sum() for g in slope.values()))
-            up = {name: now[name] + radius * slope[name] / length for name in now}
-            slope = gradient(up, images, labels)
+            plain = slope
+            slope = gradient(moved(now, plain), images, labels)
+            # C-Flat's code: g_1 + lamb (g_3 - g_2), g_2 and g_3 uphill from one another
+            aside = moved(now, {name: slope[name] - plain[name] for name in now})
+            second = gradient(aside, images, labels)
+            third = gradient(moved(aside, second), images, labels)
+            slope = {n: slope[n] + flatness * (third[n] - second[n]) for n in now}
         rows = np.array([1.0, 1, 1, 0])  # the fourth class is not seen yet
         after = {}
         for name, value in now.items():
@@ -124,6 +136,17 @@ def test_sam_takes_the_gradient_from_uphill() -> None:
     for name in wanted:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6)
         assert np.abs(wanted[name] - plain[name]).max() > 1e-4
+
+
+def test_c_flat_adds_the_flatness_of_its_code() -> None:
+    trainer = trainer_of(sharpness=0.3, flatness=0.5)
+    found, wanted = arrays(trained(trainer)), by_hand(trainer, 3, 0.3, 0.5)[-1]
+    sam = by_hand(trainer, 3, 0.3)[-1]
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-6)
+        assert np.abs(wanted[name] - sam[name]).max() > 1e-4
+    with pytest.raises(UserError, match=r"train\.sharpness 0: C-Flat needs its radius"):
+        trainer_of(flatness=0.5)
 
 
 def test_a_stage_ends_with_the_running_average() -> None:

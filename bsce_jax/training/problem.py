@@ -76,6 +76,11 @@ class Problem:
                 f"loss {config.loss.name} is defined on cosines, and {config.method.name} has a "
                 "linear head: use cross_entropy or balanced_softmax"
             )
+        if config.train.flatness and not config.train.sharpness:
+            raise UserError(
+                f"train.flatness is {config.train.flatness} and train.sharpness 0: C-Flat needs "
+                "its radius"
+            )
         replay = config.train.replay_batch_size
         if replay and not config.memory.size and self.all_stages(1)[0].records != "all":
             raise UserError(

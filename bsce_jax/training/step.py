@@ -16,6 +16,7 @@ from bsce_jax.methods.criterion import Criterion, MetaStep
 from bsce_jax.methods.stage import join
 from bsce_jax.models import Classifier, Outputs, infer
 from bsce_jax.training import compiler
+from bsce_jax.training.sharpness import flat_gradient
 from bsce_jax.training.state import Batches, TrainState, averaged
 
 Tree = TypeVar("Tree")
@@ -47,6 +48,7 @@ class Recipe(NamedTuple):
       mesh: the devices.
       average: decay of the running average of the weights, 0 for none.
       sharpness: radius of SAM, 0 for the plain gradient.
+      flatness: weight of C-Flat's term, 0 for SAM.
     """
 
     method: Method
@@ -58,6 +60,7 @@ class Recipe(NamedTuple):
     mesh: Mesh
     average: float
     sharpness: float
+    flatness: float
 
 
 def make_train_chunk(
@@ -159,7 +162,14 @@ def make_train_chunk(
         slope = jax.grad(objective, has_aux=True)
         gradients, (metrics, batch_stats) = slope(trained)
         if recipe.sharpness:
-            gradients, _ = slope(_uphill(trained, gradients, task, recipe.sharpness))
+            gradients = flat_gradient(
+                lambda params: slope(params)[0],
+                trained,
+                gradients,
+                task,
+                radius=recipe.sharpness,
+                flatness=recipe.flatness,
+            )
         updates, opt_state = optimizer.update(
             gradients,
             state.opt_state,
@@ -213,14 +223,6 @@ def _turned(
         jnp.repeat(weights, 4),
         turns,
     )
-
-
-def _uphill(params: Params, gradients: Params, task: TaskContext, radius: float) -> Params:
-    """Move parameters by a radius along the gradient (SAM: Foret et al. 2021, equation 2)."""
-    if "head" in gradients:
-        gradients = {**gradients, "head": task.only_trained_rows(gradients["head"])}
-    scale = radius / (optax.tree.norm(gradients) + 1e-12)
-    return jax.tree.map(lambda p, g: p + scale * g, params, gradients)
 
 
 def _refuse_reserved(terms: dict[str, jax.Array]) -> None:

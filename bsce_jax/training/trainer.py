@@ -54,6 +54,7 @@ class Trainer:
             mesh=self.mesh,
             average=config.train.average,
             sharpness=config.train.sharpness,
+            flatness=config.train.flatness,
         )
         self._chunks: dict[tuple[object, ...], TrainChunk] = {}
         self._probes: dict[tuple[Classifier, bool], FeedProbe] = {}

@@ -16,6 +16,7 @@ from bsce_jax import memory
 from bsce_jax.callbacks import CALLBACKS
 from bsce_jax.data import NAMES
 from bsce_jax.data.augment import make_augment
+from bsce_jax.data.mixing import MIXINGS
 from bsce_jax.data.stream import FEEDS
 from bsce_jax.errors import UserError, unknown
 from bsce_jax.fields import Field, field, fields_of
@@ -179,6 +180,9 @@ class Train:
         "none",
         "none, or crop, resized_crop, source_crop, flip, brightness, trivial, cutout joined by +",
         check=_check_augmentation,
+    )
+    mixing: str = field(
+        "none", "how pairs of images of a batch are mixed into one", choices=("none", *MIXINGS)
     )
     finetuning: str = field(
         "auto",

@@ -33,6 +33,8 @@ class Step:
       key: a random key for this step.
       criterion: the classification loss of `config.loss`.
       network: the network, for methods that classify further features.
+      partners: [batch] int32, in mixed images the classes with the smaller share, None without.
+      share: [], in mixed images the share of the classes in `labels`, at least a half.
       turns: [batch] int32, how many quarter turns each image has got; None in a stage without them.
     """
 
@@ -47,6 +49,8 @@ class Step:
     key: jax.Array
     criterion: Criterion = struct.field(pytree_node=False)
     network: Classifier = struct.field(pytree_node=False)
+    partners: jax.Array | None = None
+    share: jax.Array | None = None
     turns: jax.Array | None = None
 
     @property
@@ -77,7 +81,7 @@ class Step:
     def classification(
         self, outputs: Outputs | None = None, among: jax.Array | None = None
     ) -> jax.Array:
-        """Average the classification loss over the batch.
+        """Average the classification loss over the batch; of mixed images, of both classes.
 
         Args:
           outputs: whose loss it is; None for the student's outputs.
@@ -87,7 +91,11 @@ class Step:
         prior = self.task.log_prior
         if among is not None:
             prior = jnp.where(among, prior, -jnp.inf)
-        return self.mean(self.criterion(outputs, self.labels, prior, self.task.old))
+        loss = self.criterion(outputs, self.labels, prior, self.task.old)
+        if self.partners is not None and self.share is not None:
+            other = self.criterion(outputs, self.partners, prior, self.task.old)
+            loss = self.share * loss + (1 - self.share) * other
+        return self.mean(loss)
 
     @property
     def is_old(self) -> jax.Array:

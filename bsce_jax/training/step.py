@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bsce_jax.data.feed import Feed
+from bsce_jax.data.mixing import Mixing, mix
 from bsce_jax.errors import UserError
 from bsce_jax.methods import Method, ModelState, Params, Stage, Step, TaskContext
 from bsce_jax.methods.criterion import Criterion, MetaStep
@@ -43,6 +44,7 @@ class Recipe(NamedTuple):
       criterion: the classification loss.
       optimizer: makes it, with `weight_decay` or without; the learning rate is in `Batches`.
       augment: of training images.
+      mixing: of pairs of training images, None without.
       normalize: of all images.
       feed: where the images come from.
       mesh: the devices.
@@ -55,6 +57,7 @@ class Recipe(NamedTuple):
     criterion: Criterion
     optimizer: Callable[..., optax.GradientTransformationExtraArgs]
     augment: Augment
+    mixing: Mixing | None
     normalize: Normalize
     feed: Feed
     mesh: Mesh
@@ -122,9 +125,15 @@ def make_train_chunk(
             prior = criterion.learned_prior(task.log_prior, task.old, learned)
             task = dataclasses.replace(task, log_prior=prior)
 
-        labels, weights, turns = batch.labels, batch.weights, None
+        labels, weights = batch.labels, batch.weights
+        partners = share = turns = None
+        if recipe.mixing is not None:
+            mixing_key = jax.random.fold_in(augment_key, 1)
+            images, labels, partners, share = mix(recipe.mixing, mixing_key, images, labels)
         if stage.turns:
-            images, labels, weights, turns = _turned(images, labels, weights)
+            images, turns = _turned(images)
+            labels, weights = jnp.repeat(labels, 4), jnp.repeat(weights, 4)
+            partners = None if partners is None else jnp.repeat(partners, 4)
         past = None
         if teacher is not None and teacher_network is not None:
             past = infer(teacher_network, teacher.variables, images)
@@ -146,6 +155,8 @@ def make_train_chunk(
                 key=method_key,
                 criterion=criterion,
                 network=network,
+                partners=partners,
+                share=share,
                 turns=turns,
             )
             terms = stage.terms(view)
@@ -211,18 +222,10 @@ def make_train_chunk(
     )
 
 
-def _turned(
-    images: jax.Array, labels: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _turned(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Put each image's four quarter turns side by side; return how many turns each has got too."""
     every = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)], axis=1)
-    turns = jnp.tile(jnp.arange(4), len(labels))
-    return (
-        every.reshape(-1, *images.shape[1:]),
-        jnp.repeat(labels, 4),
-        jnp.repeat(weights, 4),
-        turns,
-    )
+    return every.reshape(-1, *images.shape[1:]), jnp.tile(jnp.arange(4), len(images))
 
 
 def _refuse_reserved(terms: dict[str, jax.Array]) -> None:

@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from bsce_jax.data.augment import make_augment, normalize
 from bsce_jax.data.feed import FEEDS, Feed
+from bsce_jax.data.mixing import MIXINGS
 from bsce_jax.data.stream import StreamedFeed
 from bsce_jax.methods import ModelState, Stage
 from bsce_jax.models import Classifier
@@ -49,6 +50,7 @@ class Trainer:
             criterion=problem.criterion,
             optimizer=functools.partial(make_optimizer, problem.method, config.train),
             augment=make_augment(config.train.augmentation),
+            mixing=None if config.train.mixing == "none" else MIXINGS[config.train.mixing],
             normalize=functools.partial(normalize, mean=dataset.mean, std=dataset.std),
             feed=self.feed,
             mesh=self.mesh,

@@ -1,0 +1,97 @@
+"""Images mixed in pairs: what is mixed, how much of each, and the loss of both labels."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from method_tools import LABELS, REAL, STUDENT, cross_entropy, make_step
+from tiny_run import make_config, some_digits, without_timing
+
+from bsce_jax.data.mixing import MIXINGS, cutmix, mix, mixup
+from bsce_jax.training.loop import run
+
+KEYS = st.integers(0, 2**31 - 1).map(jax.random.key)
+SHAPE = (4, 6, 9, 1)
+ZEROS, ONES = jnp.zeros(SHAPE), jnp.ones(SHAPE)
+DATA = some_digits(6, 4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(KEYS)
+def test_mixup_is_a_weighted_mean(key: jax.Array) -> None:
+    mixed, share = mixup(key, ONES, ZEROS)
+    np.testing.assert_allclose(mixed, np.full(SHAPE, share), rtol=1e-6)
+    assert 0 <= share <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(KEYS)
+def test_cutmix_pastes_a_box_and_counts_its_pixels(key: jax.Array) -> None:
+    mixed, share = cutmix(key, ONES, ZEROS)
+    pasted = np.asarray(mixed[0, :, :, 0]) == 0
+    for one in np.asarray(mixed)[..., 0]:
+        np.testing.assert_array_equal(one == 0, pasted)  # the same box in each image
+    rows, columns = pasted.any(axis=1), pasted.any(axis=0)
+    np.testing.assert_array_equal(pasted, rows[:, None] & columns)
+    for line in (rows, columns):  # without gaps
+        inside = np.flatnonzero(line)
+        assert len(inside) == 0 or inside[-1] - inside[0] == len(inside) - 1
+    np.testing.assert_allclose(share, 1 - pasted.mean(), atol=1e-6)
+
+
+def test_the_boxes_have_every_size_and_place() -> None:
+    mixed = jax.vmap(lambda key: cutmix(key, ONES, ZEROS)[0])(
+        jax.random.split(jax.random.key(0), 4000)
+    )
+    pasted = 1 - np.asarray(mixed)[:, 0, :, :, 0]
+    sizes = pasted.mean(axis=(1, 2))
+    assert sizes.min() == 0
+    assert sizes.max() > 0.7
+    # half of the area is lost over the border where the centre is near it: less than one half
+    assert 0.2 < sizes.mean() < 0.45
+    everywhere = pasted.mean(axis=0)
+    assert everywhere.min() > 0.1  # no corner is left out
+    assert everywhere.max() < 0.5
+
+
+@pytest.mark.parametrize("name", MIXINGS)
+def test_the_larger_share_has_the_label(name: str) -> None:
+    """An image of value v has the label v: a mixture tells what it is made of."""
+    labels = jnp.arange(8)
+    images = jnp.broadcast_to(labels[:, None, None, None], (8, 10, 10, 1)).astype(jnp.float32)
+    swapped = False
+    for seed in range(20):
+        found = mix(MIXINGS[name], jax.random.key(seed), images, labels)
+        mixed, first, second, share = map(np.asarray, found)
+        assert 0.5 <= share <= 1
+        assert sorted(first) == sorted(second) == list(range(8))
+        swapped |= bool((first != np.arange(8)).any())
+        for image, mine, other in zip(mixed[..., 0], first, second, strict=True):
+            mean = share * mine + (1 - share) * other
+            np.testing.assert_allclose(image.mean(), mean, rtol=1e-4)
+    assert swapped
+
+
+def test_the_classification_loss_has_both_labels_and_their_shares() -> None:
+    partners = np.array([3, 3, 0, 4, 2])
+    step = dataclasses.replace(make_step(), partners=jnp.asarray(partners), share=jnp.asarray(0.7))
+    found = jax.jit(lambda step: step.classification())(step)
+    wanted = 0.7 * cross_entropy(STUDENT, LABELS) + 0.3 * cross_entropy(STUDENT, partners)
+    np.testing.assert_allclose(found, wanted[REAL].mean(), rtol=1e-5)
+
+
+def test_a_run_mixes_and_repeats_itself(tmp_path: pathlib.Path) -> None:
+    fields = {"train.epochs": 1}
+    plain = run(make_config("il_baseline", fields=fields), tmp_path / "plain", DATA)
+    made = make_config("il_baseline", fields={**fields, "train.mixing": "cutmix"})
+    mixed = run(made, tmp_path / "mixed", DATA)
+    again = run(made, tmp_path / "again", DATA)
+    assert without_timing(mixed) == without_timing(again)
+    log = lambda name: (tmp_path / name / "metrics.jsonl").read_text()
+    assert log("mixed") != log("plain")
+    assert plain["tasks"] == mixed["tasks"]

@@ -7,10 +7,11 @@ is registered by `@METHODS.register("name")` too.
 import importlib
 import pkgutil
 
-from bsce_jax.methods.base import METHODS, Method, Probe, TaskInfo
+from bsce_jax.methods.base import METHODS, Method
 from bsce_jax.methods.stage import Stage
 from bsce_jax.methods.state import ModelState, Params, TaskContext
 from bsce_jax.methods.step import Step, Terms
+from bsce_jax.methods.task import Probe, TaskInfo
 
 __all__ = [
     "METHODS",

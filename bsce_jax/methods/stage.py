@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 from flax import traverse_util
 
 from bsce_jax.methods.state import ModelState, Params
 from bsce_jax.methods.step import Step, Terms
-
-if TYPE_CHECKING:
-    from bsce_jax.methods.base import Probe, TaskInfo
+from bsce_jax.methods.task import Probe, TaskInfo
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,7 +178,8 @@ class Train:
     )
     augmentation: str = field(
         "none",
-        "none, or crop, resized_crop, source_crop, flip, brightness, trivial, cutout joined by +",
+        "none, or crop, resized_crop, source_crop, flip, brightness, autoaugment, trivial, cutout "
+        "joined by +",
         check=_check_augmentation,
     )
     mixing: str = field(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from bsce_jax.data import trivial  # noqa: F401  (imported to register)
+from bsce_jax.data import autoaugment, trivial  # noqa: F401  (imported to register)
 from bsce_jax.data.pixels import AUGMENTATIONS, Augmentation, to_float
 from bsce_jax.errors import UserError, unknown
 

@@ -71,6 +71,8 @@ def train(
     }
     if METHODS[method].memory:
         fields["memory.size"] = EXEMPLARS
+    if method == "foster":
+        fields["method.compression_epochs"] = epochs
     config = f"cifar100.py:method={method},loss={loss},base=0,increment={INCREMENT}"
     common.train(file or path(method, loss, seed, epochs), config, {**fields, **more})
 

@@ -21,11 +21,9 @@ class Scenario:
 
     Attributes:
       tasks: the data set's labels, task by task, in order of arrival.
-      uneven: whether the last task is smaller because the increment leaves a remainder.
     """
 
     tasks: tuple[tuple[int, ...], ...]
-    uneven: bool = False
 
     @property
     def class_order(self) -> tuple[int, ...]:
@@ -146,7 +144,7 @@ def make_scenario(order: Sequence[int], base: int, increment: int) -> Scenario:
         )
     cuts = [0, *range(base or increment, count, increment), count]
     tasks = tuple(tuple(order[start:stop]) for start, stop in itertools.pairwise(cuts))
-    return Scenario(tasks, uneven=rest % increment > 0)
+    return Scenario(tasks)
 
 
 def explicit_tasks(text: str, class_names: Sequence[str]) -> Scenario:

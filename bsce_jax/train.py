@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, folder = _configured(args)
 
     from bsce_jax import hosts
-    from bsce_jax.report.table import print_results, print_summary
+    from bsce_jax.report.terminal import print_results, print_summary
     from bsce_jax.training import compiler
     from bsce_jax.training.loop import run
     from bsce_jax.training.seeds import refuse_seeds, run_seeds

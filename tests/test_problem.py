@@ -54,6 +54,12 @@ def test_the_first_task_needs_test_images() -> None:
     assert len(Problem(make_config("replay"), without(DIGITS, "test", 0)).test_records(10)) == 18
 
 
+@pytest.mark.parametrize("method", ["podnet", "afc"])
+def test_a_network_without_maps_is_refused_where_maps_are_distilled(method: str) -> None:
+    with pytest.raises(UserError, match=r"needs feature maps: TinyLinear of model\.name has none"):
+        Problem(make_config(method, None, {"model.name": "tiny_linear"}), DIGITS)
+
+
 def test_images_that_are_turned_must_be_square() -> None:
     dataset = flat_images([4] * 10, size=(2, 3))
     with pytest.raises(UserError, match="method pass turns the images: 2x3 ones are not square"):

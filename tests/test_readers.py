@@ -25,7 +25,7 @@ from bsce_jax.errors import UserError, in_one_line
 from bsce_jax.report import published
 from bsce_jax.report import tables as table
 from bsce_jax.report.runs import read_all, scenarios
-from bsce_jax.report.table import print_results
+from bsce_jax.report.terminal import print_results
 from bsce_jax.runs import predictions, results, saved, seal
 from bsce_jax.runs.folder import claimed
 from bsce_jax.runs.saved import SavedRun

@@ -68,26 +68,25 @@ def test_a_bad_order_is_refused(spec: int | str | tuple[int, ...], message: str)
 
 
 @pytest.mark.parametrize(
-    ("count", "base", "increment", "sizes", "uneven"),
+    ("count", "base", "increment", "sizes"),
     [
-        (100, 50, 10, [50, 10, 10, 10, 10, 10], False),
-        (100, 0, 10, [10] * 10, False),
-        (100, 50, 1, [50] + [1] * 50, False),
-        (10, 1, 3, [1, 3, 3, 3], False),
-        (100, 50, 20, [50, 20, 20, 10], True),
-        (100, 0, 30, [30, 30, 30, 10], True),
-        (4, 0, 3, [3, 1], True),
-        (4, 3, 1, [3, 1], False),  # the same tasks, and nothing is left over
-        (100, 100, 10, [100], False),
-        (100, 0, 100, [100], False),
+        (100, 50, 10, [50, 10, 10, 10, 10, 10]),
+        (100, 0, 10, [10] * 10),
+        (100, 50, 1, [50] + [1] * 50),
+        (10, 1, 3, [1, 3, 3, 3]),
+        (100, 50, 20, [50, 20, 20, 10]),
+        (100, 0, 30, [30, 30, 30, 10]),
+        (4, 0, 3, [3, 1]),
+        (4, 3, 1, [3, 1]),  # the same tasks
+        (100, 100, 10, [100]),
+        (100, 0, 100, [100]),
     ],
 )
 def test_tasks_have_the_sizes_that_were_asked_for(
-    count: int, base: int, increment: int, sizes: list[int], uneven: bool
+    count: int, base: int, increment: int, sizes: list[int]
 ) -> None:
     scenario = make_scenario(tuple(range(count)), base, increment)
     assert [len(task) for task in scenario.tasks] == sizes
-    assert scenario.uneven == uneven
     assert (scenario.num_tasks, scenario.num_classes) == (len(sizes), count)
 
 
@@ -135,7 +134,6 @@ def test_a_scenario_by_hand() -> None:
 def test_tasks_can_be_listed(text: str, tasks: tuple[tuple[int, ...], ...]) -> None:
     scenario = explicit_tasks(text, ["cat", "dog", "horse", "7"])
     assert scenario.tasks == tasks
-    assert not scenario.uneven
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,6 @@ def test_tasks_cut_the_order_without_loss(protocol: tuple[list[int], int, int]) 
     assert list(scenario.class_order) == order
     assert sizes[0] == (base or increment)
     assert all(size == increment for size in sizes[1:-1])
-    assert scenario.uneven == (len(sizes) > 1 and sizes[-1] < increment)
     for task, classes in enumerate(scenario.tasks):
         old, seen = scenario.classes_before(task), scenario.classes_after(task)
         assert scenario.class_order[old:seen] == classes

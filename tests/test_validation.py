@@ -29,7 +29,7 @@ from bsce_jax.data import ArraySource, Dataset
 from bsce_jax.data.source import FittedSource
 from bsce_jax.data.validation import hold_out
 from bsce_jax.errors import UserError
-from bsce_jax.report.table import print_results
+from bsce_jax.report.terminal import print_results
 from bsce_jax.runs import known, predictions
 from bsce_jax.training.loop import run
 from bsce_jax.training.problem import Problem

@@ -1,6 +1,7 @@
 """PODNet and AFC: an LSC head, and distillation of the feature maps."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -8,9 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from bsce_jax import losses
+from bsce_jax.errors import UserError
 from bsce_jax.fields import field
 from bsce_jax.methods import METHODS, Method, ModelState, Probe, Stage, Step, TaskInfo, Terms
 from bsce_jax.methods.imprint import imprint
+from bsce_jax.models import Classifier
 
 SIMILARITIES = ("distance", "cosine")
 
@@ -42,6 +45,12 @@ class LSCMethod(Method):
     def head(self) -> str:
         return "lsc_distance" if self.similarity == "distance" else "lsc"
 
+    def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
+        if not _has_maps(base):
+            name = type(base.backbone).__name__
+            raise UserError(f"the distillation needs feature maps: {name} of model.name has none")
+        return base
+
     def stages(self, main: Stage, task: int) -> tuple[Stage, ...]:
         """Train with frozen old proxies, then fine-tune the proxies if configured.
 
@@ -65,6 +74,14 @@ class LSCMethod(Method):
 
     def begin_task(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
         return imprint(model, task, probe, proxies=model.params["head"]["weight"].shape[1])
+
+
+@functools.cache
+def _has_maps(network: Classifier) -> bool:
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    init = functools.partial(network.init_with_output, train=False)
+    outputs, _ = jax.eval_shape(init, jax.random.key(0), images)
+    return len(outputs.maps) > 0
 
 
 def growth(step: Step) -> jax.Array:

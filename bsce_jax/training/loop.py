@@ -498,9 +498,6 @@ class _Run:
         if not self.checkpoints.saved:
             initial = self.trainer.probe(self.network).initial
             self.model = start.model(initial) if start else initial
-            if self.problem.scenario.uneven:
-                last = len(self.problem.scenario.tasks[-1])
-                self.display.line(f"the last task is smaller: {last} classes")
             return
         self.model = self.checkpoints.model()
         self.clock.restart(progress.clock)

@@ -25,6 +25,7 @@ RHO = 3 / 5
 # Two exemplars, two new images and one place of padding, which no expected value looks at.
 LABELS = np.array([0, 2, 3, 4, 3])
 WEIGHTS = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+REPLAYED = np.zeros(5, bool)
 REAL = slice(4)
 
 _rng = np.random.default_rng(0)
@@ -109,6 +110,7 @@ def make_step(
     extra: dict[str, Any] | None = None,
     previous: ModelState | None = None,
     network: Classifier = LINEAR,
+    replayed: Array | None = None,
     **options: Any,
 ) -> Step:
     return Step(
@@ -123,6 +125,7 @@ def make_step(
         key=KEY,
         criterion=CRITERIA[loss](**options),
         network=network,
+        replayed=jnp.asarray(REPLAYED if replayed is None else replayed),
     )
 
 

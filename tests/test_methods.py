@@ -24,6 +24,7 @@ from method_tools import (
     TASKS,
     TEACHER,
     TEACHER_FEATURES,
+    Array,
     C,
     D,
     FakeProbe,
@@ -42,6 +43,7 @@ from method_tools import (
 )
 
 from bsce_jax.methods import METHODS, Method, Stage, Step
+from bsce_jax.methods.ccil import CCIL
 from bsce_jax.methods.eeil import EEIL, gradient_noise
 from bsce_jax.methods.fetril import FeTrIL
 from bsce_jax.methods.icarl import ICaRL, LwFMC
@@ -49,6 +51,7 @@ from bsce_jax.methods.il_baseline import ILBaseline
 from bsce_jax.methods.joint import Joint
 from bsce_jax.methods.lucir import LUCIR
 from bsce_jax.methods.lwf import LwF
+from bsce_jax.methods.pass_ import PASS
 from bsce_jax.methods.podnet import PODNet
 from bsce_jax.methods.replay import Replay
 from bsce_jax.methods.ss_il import SSIL
@@ -93,19 +96,26 @@ def step_of(kind: type[Method], unseen: float) -> tuple[Method, Step]:
     """A batch for any method, in which only the unseen class depends on the second argument."""
     method = kind()
     network = Classifier(Flat(), HEADS[method.head](C))
+    turned = kind is PASS
+    if turned:
+        network = method.network(network, 1, 3)
+    # the columns of the auxiliary logits, and those of the unseen class
+    columns, last = {"PASS": (3 * C, 3), "FOSTER": (C, 1)}.get(kind.__name__, (1 + C, 1))
     shapes = jax.eval_shape(functools.partial(network.init, train=True), KEY, jnp.ones((1, D)))
     rng = np.random.default_rng(2)
-    head = {name: rng.normal(size=x.shape) for name, x in shapes["params"]["head"].items()}
-    head["weight"][5] = unseen
-    params = {"head": {name: f32(value) for name, value in head.items()}}
+    heads: dict[str, dict[str, Array]] = {}
+    for part, values in shapes["params"].items():
+        heads[part] = {name: rng.normal(size=x.shape) for name, x in values.items()}
+        heads[part]["weight"][-last if part == "auxiliary" else -1 :] = unseen
+    params = jax.tree.map(f32, heads)
     extra = method.init_extra(params, C)
     logits, teacher_logits = STUDENT.copy(), TEACHER.copy()
     logits[:, 5] = teacher_logits[:, 5] = unseen
     maps, teacher_maps = (np.float32(x).reshape(5, 2, 1, 1) for x in (FEATURES, TEACHER_FEATURES))
-    auxiliary = rng.normal(size=(5, 1 + C))
-    auxiliary[:, 1 + 5] = unseen
+    auxiliary = rng.normal(size=(5, columns))
+    auxiliary[:, -last:] = unseen
     student = outputs(logits, FEATURES, (maps,))
-    return method, make_step(
+    step = make_step(
         student=dataclasses.replace(student, auxiliary=f32(auxiliary)),
         teacher=outputs(teacher_logits, TEACHER_FEATURES, (teacher_maps,)),
         loss=kind.loss,
@@ -113,7 +123,9 @@ def step_of(kind: type[Method], unseen: float) -> tuple[Method, Step]:
         extra=extra,
         previous=model(params, **extra),
         network=network,
+        replayed=OLD[LABELS],
     )
+    return method, dataclasses.replace(step, turns=jnp.arange(5) % 4 if turned else None)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -286,3 +298,26 @@ def test_the_noise_of_eeil_falls_with_the_epochs_and_the_size_of_the_batch() -> 
     np.testing.assert_allclose(noisy(0, 8.0), first / 2, atol=1e-6)
     np.testing.assert_allclose(noisy(9, 4.0), first / 10**0.55, atol=1e-6)
     assert not jnp.any(noisy(0, 4.0) != first)  # by the key alone
+
+
+def test_ccil_scores_new_images_among_new_classes_and_exemplars_among_all() -> None:
+    """Samples 0, 1 and 3 are exemplars of the classes 0, 2 and 4, sample 2 is a new image of 3."""
+    replayed = np.array([True, True, False, True, False])
+    step = make_step(replayed=replayed)
+    new = cross_entropy(STUDENT, LABELS, NEW)[2]
+    again = cross_entropy(STUDENT, LABELS)[[0, 1, 3]].mean()
+    apart = divergence(STUDENT, TEACHER)
+    distilled = (5 / 2) ** 0.66 / 3 * (apart[2] + apart[[0, 1, 3]].mean())
+    assert_terms(
+        terms_of(CCIL(distillation=2.0), step),
+        classification=new + again,
+        distillation=2 * distilled,
+    )
+    counts = np.where(SEEN, COUNTS, 1)
+    task = context(prior=np.where(SEEN, np.log(counts), -np.inf))
+    balanced = make_step(replayed=replayed, loss="balanced_softmax", task=task)
+    assert_terms(
+        terms_of(CCIL(distillation=2.0), balanced),
+        classification=cross_entropy(STUDENT + np.log(counts), LABELS)[REAL].mean(),
+        distillation=2 * distilled,
+    )

@@ -77,6 +77,15 @@ def test_the_larger_share_has_the_label(name: str) -> None:
     assert swapped
 
 
+def test_exemplars_are_mixed_with_exemplars() -> None:
+    labels = jnp.arange(8)
+    for seed in range(10):
+        images = jnp.zeros((8, 2, 2, 1))
+        found = mix(mixup, jax.random.key(seed), images, labels, replayed=3)
+        for part in map(np.asarray, found[1:3]):
+            assert set(part[5:]) == {5, 6, 7}
+
+
 def test_the_classification_loss_has_both_labels_and_their_shares() -> None:
     partners = np.array([3, 3, 0, 4, 2])
     step = dataclasses.replace(make_step(), partners=jnp.asarray(partners), share=jnp.asarray(0.7))

@@ -43,6 +43,7 @@ def both_stages(method: str, loss: str, *fields: tuple[str, Any]) -> tuple[Case,
 
 
 FEW = (("train.batch_size", 5),)  # the first task has 9 images
+BESIDE = (("train.replay_batch_size", 6), ("train.batch_size", 8))
 DISTANCE = ("method.similarity", "distance")
 COSINE = ("method.similarity", "cosine")
 BITING = ("method.clamp", 0.1)
@@ -51,6 +52,9 @@ CASES = (
     Case("acil", task=0, fields=FEW),
     *both_stages("afc", "nca", DISTANCE, BITING),
     Case("bic"),
+    Case("ccil", fields=BESIDE),
+    Case("ccil", "balanced_softmax", fields=BESIDE),
+    Case("ccil", task=0, fields=FEW),
     Case("der", task=0, fields=FEW),
     Case("der"),
     Case("der", "balanced_softmax"),
@@ -219,6 +223,7 @@ def slow_batches(problem: Problem, work: Work, case: Case) -> list[plain.Batch]:
             images=normalised(plan.indices[step]),
             labels=problem.labels[plan.indices[step]],
             real=np.flatnonzero(plan.weights[step]),
+            replayed=np.arange(plan.indices.shape[1]) >= batch_size,
             learning_rate=rates[step],
             draws=draws(case, seed, step, plan.indices.shape[1]),
             balanced=balanced[step],

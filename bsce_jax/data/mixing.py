@@ -56,7 +56,7 @@ def cutmix(key: jax.Array, images: jax.Array, others: jax.Array) -> tuple[jax.Ar
 
 
 def mix(
-    mixing: Mixing, key: jax.Array, images: jax.Array, labels: jax.Array
+    mixing: Mixing, key: jax.Array, images: jax.Array, labels: jax.Array, replayed: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Mix each image of a batch with a random other one.
 
@@ -65,13 +65,21 @@ def mix(
       key: of the random numbers.
       images: [batch, height, width, channels].
       labels: [batch].
+      replayed: how many exemplars are at the end of the batch; they are mixed with one another.
 
     Returns:
       The mixed images; the labels of the images with the larger share, [batch]; the labels of the
       others, [batch]; the larger share, [].
     """
     key_order, key_mixing = jax.random.split(key)
-    order = jax.random.permutation(key_order, len(labels))
+    new = len(labels) - replayed
+    key_new, key_replayed = jax.random.split(key_order)
+    order = jnp.concatenate(
+        [
+            jax.random.permutation(key_new, new),
+            new + jax.random.permutation(key_replayed, replayed),
+        ]
+    )
     mixed, share = mixing(key_mixing, images, images[order])
     others = labels[order]
     mine = share >= 0.5

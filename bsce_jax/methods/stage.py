@@ -33,6 +33,8 @@ class Stage:
       holdout: fraction of the exemplars of each old class that is held out, with as many images of
         each new class; only that of a task's first stage is used.
       replay_batch_size: exemplars added to every batch; 0 draws them together with the new images.
+      replay: of which classes these are; `all` adds images of the new classes, chosen at random, as
+        many as they get exemplars.
       teacher: whose outputs the terms get as the teacher's: `previous` is the model after the
         previous task, `start` the model at the start of the stage.
       trainable: prefixes of the paths of the trained parameters, such as `head/weight`. The other
@@ -59,6 +61,7 @@ class Stage:
     records: Literal["task", "all", "memory"] = "task"
     holdout: float = 0.0
     replay_batch_size: int = 0
+    replay: Literal["old", "all"] = "old"
     teacher: Literal["none", "previous", "start"] = "none"
     trainable: tuple[str, ...] = ("backbone", "head")
     freeze_old_rows: bool = False

@@ -33,6 +33,7 @@ class Step:
       key: a random key for this step.
       criterion: the classification loss of `config.loss`.
       network: the network, for methods that classify further features.
+      replayed: [batch] bool, the exemplars that `train.replay_batch_size` adds.
       partners: [batch] int32, in mixed images the classes with the smaller share, None without.
       share: [], in mixed images the share of the classes in `labels`, at least a half.
       turns: [batch] int32, how many quarter turns each image has got; None in a stage without them.
@@ -49,6 +50,7 @@ class Step:
     key: jax.Array
     criterion: Criterion = struct.field(pytree_node=False)
     network: Classifier = struct.field(pytree_node=False)
+    replayed: jax.Array
     partners: jax.Array | None = None
     share: jax.Array | None = None
     turns: jax.Array | None = None
@@ -79,13 +81,17 @@ class Step:
         return classify(self.network, {"params": self.params}, features)
 
     def classification(
-        self, outputs: Outputs | None = None, among: jax.Array | None = None
+        self,
+        outputs: Outputs | None = None,
+        among: jax.Array | None = None,
+        where: jax.Array | None = None,
     ) -> jax.Array:
         """Average the classification loss over the batch; of mixed images, of both classes.
 
         Args:
           outputs: whose loss it is; None for the student's outputs.
           among: [C] bool, the classes that compete; None for all classes seen.
+          where: [batch] bool, the samples averaged over; None for all.
         """
         outputs = self.student if outputs is None else outputs
         prior = self.task.log_prior
@@ -95,7 +101,7 @@ class Step:
         if self.partners is not None and self.share is not None:
             other = self.criterion(outputs, self.partners, prior, self.task.old)
             loss = self.share * loss + (1 - self.share) * other
-        return self.mean(loss)
+        return self.mean(loss, where)
 
     @property
     def is_old(self) -> jax.Array:

@@ -80,6 +80,8 @@ def choose_records(
         if stage.replay_batch_size:
             is_old = info.labels[records] < info.old
             records, replay = records[~is_old], records[is_old]
+            if stage.replay == "all":
+                replay = np.concatenate([replay, problem.random_exemplars(task)])
     return Work(stage, task, number, first_epoch, records, replay)
 
 

@@ -23,6 +23,7 @@ from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.runs.extension import Extension
 from bsce_jax.runs.start import FirstTask, Pretrained, Start
 from bsce_jax.scenario import Scenario, class_order, explicit_tasks, make_scenario
+from bsce_jax.streams import Purpose, generator
 from bsce_jax.training.first_task import boosted
 from bsce_jax.training.mesh import count_devices
 
@@ -215,6 +216,17 @@ class Problem:
     def memory(self, exemplars: Exemplars = ()) -> Memory:
         """Make the memory with the config's budget and these exemplars."""
         return Memory(self.config.memory.policy, self.config.memory.size, exemplars)
+
+    def random_exemplars(self, task: int) -> np.ndarray:
+        """List the exemplars of a task's classes if they are chosen at random."""
+        old, seen = self.scenario.classes_before(task), self.scenario.classes_after(task)
+        quota = self.memory().quota([len(records) for records in self.records[:seen]])
+        chosen = []
+        for c in range(old, seen):
+            rng = generator(self.config.seed, Purpose.SELECTION, task, c)
+            alike = np.zeros((len(self.records[c]), 1))
+            chosen.append(self.records[c][memory.select(alike, quota[c], "random", rng=rng)])
+        return np.concatenate(chosen)
 
     def network_of(self, task: int) -> Classifier:
         """Choose the network of a task."""

@@ -72,7 +72,8 @@ def make_train_chunk(
     """Make the compiled function that trains on a chunk of batches.
 
     Everything that changes from task to task is an argument. Static are the networks, and of the
-    stage its terms, its trainable parameters, BatchNorm's mode, turns and weight decay.
+    stage its terms, its trainable parameters, BatchNorm's mode, replayed exemplars,
+    turns and weight decay.
 
     Args:
       recipe: the parts that all stages share.
@@ -126,13 +127,16 @@ def make_train_chunk(
             task = dataclasses.replace(task, log_prior=prior)
 
         labels, weights = batch.labels, batch.weights
+        replayed = jnp.arange(len(labels)) >= len(labels) - stage.replay_batch_size
         partners = share = turns = None
         if recipe.mixing is not None:
             mixing_key = jax.random.fold_in(augment_key, 1)
-            images, labels, partners, share = mix(recipe.mixing, mixing_key, images, labels)
+            images, labels, partners, share = mix(
+                recipe.mixing, mixing_key, images, labels, stage.replay_batch_size
+            )
         if stage.turns:
             images, turns = _turned(images)
-            labels, weights = jnp.repeat(labels, 4), jnp.repeat(weights, 4)
+            labels, weights, replayed = (jnp.repeat(x, 4) for x in (labels, weights, replayed))
             partners = None if partners is None else jnp.repeat(partners, 4)
         past = None
         if teacher is not None and teacher_network is not None:
@@ -155,6 +159,7 @@ def make_train_chunk(
                 key=method_key,
                 criterion=criterion,
                 network=network,
+                replayed=replayed,
                 partners=partners,
                 share=share,
                 turns=turns,

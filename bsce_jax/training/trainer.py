@@ -85,7 +85,7 @@ class Trainer:
         """
         static = (
             *(stage.terms, stage.trainable, stage.batch_norm),
-            *(stage.turns, stage.weight_decay),
+            *(stage.replay_batch_size, stage.turns, stage.weight_decay),
         )
         key = (network, teacher_network, *static)
         if key not in self._chunks:

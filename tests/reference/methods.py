@@ -55,6 +55,8 @@ def rules(problem: Problem) -> Rules:
     if method in ("der", "memo"):
         trunk = ("trunk",) if method == "memo" else ()
         return Rules(moves=(*trunk, "backbone", "head", *(("auxiliary",) if problem.old else ())))
+    if method == "ccil":
+        return Rules("cosine")
     if method == "pass":
         return Rules(moves=("backbone", "head", "auxiliary"))
     if method == "foster":
@@ -76,6 +78,7 @@ class View:
       params, past: parameters of the network in training and of the last task's.
       extra, teacher_extra: the method's own arrays, now and as the last task left them.
       draws: random numbers of the step, by name.
+      replayed: [n] which samples are exemplars added to the batch.
       classify: the mean of `config.loss`, of any outputs.
       score: the head, applied to features.
     """
@@ -89,6 +92,7 @@ class View:
     extra: dict[str, Any]
     teacher_extra: dict[str, Any]
     draws: dict[str, np.ndarray]
+    replayed: np.ndarray
     classify: Callable[[Outputs], Var]
     score: Callable[[Var], Outputs]
 
@@ -269,6 +273,29 @@ def _der(view: View) -> Terms:
     return {**_classification(view), "auxiliary": losses.cross_entropy(new, labels).mean()}
 
 
+def _ccil(view: View) -> Terms:
+    """The code: cls_loss_new + cls_loss_old, and KLDivLoss, the mean over all elements, T = 2."""
+    new = view.labels >= view.old
+    parts = {}
+    for name, rows in (("new", ~view.replayed), ("old", view.replayed)):
+        student, teacher = view.student.rows(rows), view.teacher.rows(rows)
+        first = view.old if name == "new" else 0
+        classified = losses.cross_entropy(
+            student.logits[:, first : view.seen], view.labels[rows] - first
+        ).mean()
+        apart = losses.kl(student.logits[:, : view.old], teacher.logits[:, : view.old], 2)
+        parts[name] = (classified, 4 * apart.mean() / view.old)
+    assert new[~view.replayed].all()
+    factor = 5 * (view.seen / (view.seen - view.old)) ** 0.66
+    classification = parts["new"][0] + parts["old"][0]
+    if view.problem.loss == "balanced_softmax":
+        classification = view.classify(view.student)
+    return {
+        "classification": classification,
+        "distillation": factor * (parts["new"][1] + parts["old"][1]),
+    }
+
+
 def _foster(view: View) -> Terms:
     """PyCIL: loss_clf + loss_fe + loss_kd, then BKD; soft cross-entropies less the entropy."""
     seen, weights = view.seen, view.extra["weights"]
@@ -294,6 +321,7 @@ def _foster(view: View) -> Terms:
 
 TERMS: dict[str, Callable[[View], Terms]] = {
     "bic": _bic,
+    "ccil": _ccil,
     "der": _der,
     "memo": _der,
     "eeil": _taskwise,

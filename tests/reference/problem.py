@@ -58,6 +58,7 @@ class Batch:
       images: normalised.
       labels: positions.
       real: which samples are no padding.
+      replayed: which samples are exemplars added to the batch.
       learning_rate: of the step.
       draws: random numbers of the step, by name.
       balanced: images and labels of a class-balanced batch, for a loss that learns.
@@ -66,6 +67,7 @@ class Batch:
     images: np.ndarray
     labels: np.ndarray
     real: np.ndarray
+    replayed: np.ndarray
     learning_rate: float
     draws: dict[str, np.ndarray]
     balanced: tuple[np.ndarray, np.ndarray] | None

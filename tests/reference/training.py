@@ -78,7 +78,8 @@ def _turned(batch: Batch) -> Batch:
     """Put the four quarter turns of each image one behind the other."""
     images = np.stack([np.rot90(image, k) for image in batch.images for k in range(4)])
     real = np.array([4 * place + k for place in batch.real for k in range(4)])
-    return dataclasses.replace(batch, images=images, labels=np.repeat(batch.labels, 4), real=real)
+    labels, replayed = (np.repeat(x, 4) for x in (batch.labels, batch.replayed))
+    return dataclasses.replace(batch, images=images, labels=labels, replayed=replayed, real=real)
 
 
 def _view(
@@ -112,6 +113,7 @@ def _view(
         draws=batch.draws
         if problem.method == "eeil"
         else {name: values[batch.real] for name, values in batch.draws.items()},
+        replayed=batch.replayed[batch.real],
         classify=mean_loss,
         score=lambda features: score(leaves, features, head),
     )

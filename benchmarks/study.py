@@ -14,7 +14,7 @@ benchmarks/results/study/, and is not trained again. Several processes can share
 --seeds, --methods and --protocols.
 
 Runs whose first task is the same share its training, which is a run of its own in runs/: the losses
-and increments of a method, and the methods with il_baseline's network.
+and increments of a method, and methods of `ALIKE`.
 
 The short recipe is `cifar100:recipe=short`, 30 epochs a task. The reduced study is base 50 in
 increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs. `--config.field=value` sets a field
@@ -62,9 +62,13 @@ PROTOCOLS = (
 )
 FIRST = ("il_baseline", "lucir", "podnet")
 ANALYTIC = ("acil", "ds_al")  # for a base of many classes
-METHODS = (*FIRST, "icarl", "bic", "wa", "ss_il", "eeil", "replay", *ANALYTIC, "der", "memo")
-# whose first task has the network and the training of il_baseline's
-LIKE_BASELINE = ("bic", "wa", "ss_il", "eeil", "replay", *ANALYTIC)
+OTHERS = ("icarl", "bic", "wa", "ss_il", "replay", *ANALYTIC, "der", "memo")
+METHODS = (*FIRST, *OTHERS, "eeil", "ccil", "afc", "foster")
+# method -> another one whose first task has the same network and the same training
+ALIKE = {
+    "afc": "podnet",
+    **dict.fromkeys(("bic", "wa", "ss_il", "replay", *ANALYTIC), "il_baseline"),
+}
 ORDERS = (1993, 1, 2)  # of the classes, by seed
 CLASSES = 100
 # recipe -> folder of its results
@@ -118,7 +122,7 @@ class Run(NamedTuple):
 
     def first_task(self, more: dict[str, Any]) -> pathlib.Path:
         """Train the first task, unless its model exists, and return the folder of that run."""
-        method = "il_baseline" if self.method in LIKE_BASELINE else self.method
+        method = ALIKE.get(self.method, self.method)
         loss = "cross_entropy" if self.loss in PLAIN else self.loss
         classes = self.protocol.base or self.protocol.increment
         alone = Protocol(0, classes, *self.protocol[2:])

@@ -313,6 +313,12 @@ def test_ccil_scores_new_images_among_new_classes_and_exemplars_among_all() -> N
         classification=new + again,
         distillation=2 * distilled,
     )
+    mixed = make_step(replayed=np.zeros(5, bool))  # without a part of their own
+    news = cross_entropy(STUDENT, LABELS, NEW)[[2, 3]].mean()
+    found = terms_of(CCIL(), mixed)["classification"]
+    np.testing.assert_allclose(
+        found, news + cross_entropy(STUDENT, LABELS)[[0, 1]].mean(), rtol=1e-5
+    )
     counts = np.where(SEEN, COUNTS, 1)
     task = context(prior=np.where(SEEN, np.log(counts), -np.inf))
     balanced = make_step(replayed=replayed, loss="balanced_softmax", task=task)

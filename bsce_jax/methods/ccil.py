@@ -41,16 +41,18 @@ class CCIL(Method):
         return (dataclasses.replace(main, replay="all"),)
 
     def terms(self, step: Step) -> Terms:
-        task, replayed = step.task, step.replayed
+        task = step.task
+        # without train.replay_batch_size the exemplars are among the other images
+        exemplar = step.replayed | step.is_old
         divergence = losses.distillation(
             step.student.logits, step.teacher.logits, temperature=self.temperature, where=task.old
         )
         growth = (jnp.sum(task.seen) / jnp.sum(task.new)) ** 0.66
         weight = self.distillation * growth / jnp.sum(task.old)
-        distillation = step.mean(divergence, ~replayed) + step.mean(divergence, replayed)
+        distillation = step.mean(divergence, ~exemplar) + step.mean(divergence, exemplar)
         if step.criterion.balanced:
             classification = step.classification()
         else:
-            classification = step.classification(among=task.new, where=~replayed)
-            classification += step.classification(where=replayed)
+            classification = step.classification(among=task.new, where=~exemplar)
+            classification += step.classification(where=exemplar)
         return {"classification": classification, "distillation": weight * distillation}

@@ -13,9 +13,12 @@ export PYTHONPATH=.
 
 small=() step=(--config.runtime.dtype=bfloat16) study=() pairs=(--bfloat16)
 replicas=(resnet32 32 128)
+ccil=(--config.memory.policy=total --config.memory.size=2000) # as its published figures
+sd=(--config.train.self_distillation_epochs=70)
 if [ -n "${MINIATURE:-}" ]; then
   small=(--config.model.name=resnet8 --config.dataset.image_size=8 --config.train.epochs=1
     --config.train.self_distillation_epochs=1)
+  sd=()
   step=(--seconds 0.2 --config.model.name=resnet8 --config.train.batch_size=16)
   study=(--seeds 0 --config.model.name=resnet8 --config.dataset.image_size=8
     --config.train.epochs=1)
@@ -46,5 +49,7 @@ train() { "$python" benchmarks/study.py --data_dir "$data" --results "$out" "${s
 train --methods il_baseline lucir podnet --protocols base50_increment10
 "$python" -m bsce_jax.train --config cifar100_best --seeds "${SEEDS:-0,1,2}" \
   --config.dataset.data_dir="$data" --workdir "$out/best" "${small[@]}"
+"$python" -m bsce_jax.train --config cifar100:method=ccil --seeds "${SEEDS:-0,1,2}" \
+  --config.dataset.data_dir="$data" --workdir "$out/ccil_sd" "${ccil[@]}" "${sd[@]}" "${small[@]}"
 train --methods der --protocols base0_increment10
 if [ -z "${MINIATURE:-}" ]; then train; fi

@@ -1,7 +1,7 @@
 """Trials of what later tasks are trained with, on the reduced study.
 
-    .venv/bin/python benchmarks/trials_reduced.py --data_dir data    # trains what is missing
-    .venv/bin/python benchmarks/trials_reduced.py --table            # writes them to docs/results.md
+    .venv/bin/python benchmarks/trials_reduced.py --data_dir data   # trains what is missing
+    .venv/bin/python benchmarks/trials_reduced.py --table           # writes them to docs/results.md
 
 Base 50 in increments of 10, 16x16 pixels, ResNet-8, 20 epochs a task. The runs of a seed share the
 first task, which `benchmarks/study.py` trains if it is not there. Finished runs are files under

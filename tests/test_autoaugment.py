@@ -1,5 +1,7 @@
 """AutoAugment's sub-policies against Pillow, and how often they are drawn."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,9 +50,14 @@ def by_pillow(picture: Image.Image, part: Part, sign: int) -> Image.Image:
     }[part.operation]()
 
 
+@functools.cache
+def compiled(name: str) -> Callable[..., jax.Array]:
+    return jax.jit(ALL[name])
+
+
 @pytest.mark.parametrize("part", sorted({part for pair in POLICY for part in pair}), ids=str)
 def test_an_operation_has_the_range_of_the_paper(part: Part) -> None:
-    operation = jax.jit(ALL[part.operation])
+    operation = compiled(part.operation)
     for sign in (-1, 1):
         strength = np.float32(strength_of(part, SIZE))
         found = operation(PHOTO.astype(np.float32), strength, np.float32(sign))

@@ -54,7 +54,20 @@ def average_of_finetuning() -> float:
 
 # the parity tests and the harness of faults train these too
 OFTEN_TRAINED = {
-    *("acil", "afc", "der", "ds_al", "ewc", "fetril", "foster", "il2m", "joint", "lwf", "lwf_mc"),
+    *(
+        "acil",
+        "afc",
+        "ccil",
+        "der",
+        "ds_al",
+        "ewc",
+        "fetril",
+        "foster",
+        "il2m",
+        "joint",
+        "lwf",
+        "lwf_mc",
+    ),
     *("memo", "pass", "replay", "wa"),
 }
 

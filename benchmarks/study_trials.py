@@ -1,0 +1,126 @@
+"""Trials of what later tasks are trained with, from first tasks of the study.
+
+    .venv/bin/python benchmarks/study_trials.py --data_dir data      # trains what is missing
+    .venv/bin/python benchmarks/study_trials.py --table              # writes docs/results.md
+
+Base 50 in increments of 10, with the reduced recipe and, for the heads that are solved, the short
+one. The runs of a recipe and a seed share the first task, which `benchmarks/study.py` trains if it
+is not there. Finished runs are files under benchmarks/results/trials_reduced/ and trials_short/.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import common
+import study
+from tables import PAGE, figure
+
+from bsce_jax.cli import Parser
+from bsce_jax.errors import UserError, exit_on_user_error, unknown
+
+BALANCED, PLAIN = "balanced_softmax", "cross_entropy"
+SEEDS = (0, 1, 2)
+
+
+class Trial(NamedTuple):
+    """A method with a loss and fields that differ from the study's."""
+
+    method: str
+    loss: str = PLAIN
+    fields: Mapping[str, Any] = MappingProxyType({})
+    recipe: str = "reduced"
+
+    def run(self, seed: int) -> study.Run:
+        """Choose the run of the study that it is a variant of."""
+        return study.Run(study.PROTOCOLS[0], self.method, self.loss, seed, self.recipe)
+
+    def path(self, seed: int) -> pathlib.Path:
+        """Name the file of its run."""
+        fields = "-".join(f"{path}={value}" for path, value in self.fields.items())
+        name = "-".join(filter(None, [self.method, self.loss, fields, str(seed)]))
+        return common.RESULTS / f"trials_{self.recipe}" / f"{name}.json"
+
+    def train(self, seed: int, data_dir: str) -> None:
+        """Train its run, unless its file exists."""
+        if self.path(seed).exists():
+            return
+        run, more = self.run(seed), {"dataset.data_dir": data_dir}
+        start = {"train.init_from": run.first_task(more)}
+        fields = {**run.fields(), **more, **self.fields, **start}
+        common.train(self.path(seed), run.config, fields)
+
+
+def ridge(width: int, gamma: float = 0.1, method: str = "acil") -> Trial:
+    """Make a trial of a head that is solved."""
+    fields = {"method.width": width, "method.gamma": gamma}
+    return Trial(method, PLAIN, fields, "short")
+
+
+LATER = "train.later_learning_rate"
+TRIALS = {
+    "reduced": (
+        Trial("il_baseline", BALANCED),
+        Trial("il_baseline", BALANCED, {LATER: 0.03}),
+        Trial("il_baseline", BALANCED, {LATER: 0.01}),
+        Trial("il_baseline", BALANCED, {"model.flip": True}),
+        Trial("il_baseline"),
+        Trial("il_baseline", PLAIN, {LATER: 0.03}),
+        Trial("il_baseline", PLAIN, {LATER: 0.01}),
+        Trial("wa"),
+        Trial("acil", PLAIN, {"method.width": 2048}),
+        Trial("ds_al", PLAIN, {"method.width": 2048}),
+        Trial("der", BALANCED),
+        Trial("der", BALANCED, {"train.finetuning": "always"}),
+        Trial("der"),
+    ),
+    "short": (
+        *(ridge(width) for width in (64, 256, 1024, 2048, 4096)),
+        *(ridge(2048, gamma) for gamma in (0.001, 1.0, 10.0, 100.0)),
+        *(ridge(width, method="ds_al") for width in (1024, 2048)),
+    ),
+}
+
+
+def table(recipe: str) -> str:
+    """Make the table of the finished trials of a recipe."""
+    titles = "average incremental | last | forgetting | NME average"
+    lines = [f"| method | loss | fields | seeds | {titles} |", "|---" * 8 + "|"]
+    for trial in TRIALS[recipe]:
+        if found := common.read([trial.path(seed) for seed in SEEDS]):
+            names = ("average_incremental", "last", "forgetting")
+            cells = [figure(found, "cnn", name) for name in names]
+            cells.append(figure(found, "nme", "average_incremental"))
+            fields = ", ".join(f"`{path}={value}`" for path, value in trial.fields.items()) or "-"
+            row = " | ".join(cells)
+            lines.append(f"| `{trial.method}` | `{trial.loss}` | {fields} | {len(found)} | {row} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--data_dir")
+    parser.add_argument("--recipes", nargs="*", default=TRIALS)
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
+    parser.add_argument("--table", action="store_true", help="write the page, train nothing")
+    args = parser.read()
+    if args.table == bool(args.data_dir):
+        raise UserError("give either --data_dir, to train, or --table, to write the page")
+    if args.table:
+        for recipe in TRIALS:
+            common.fill(PAGE, f"{recipe} trials", table(recipe))
+        return
+    for recipe in set(args.recipes) - set(TRIALS):
+        raise unknown("recipe of the trials", recipe, TRIALS)
+    for seed in set(args.seeds) - set(SEEDS):
+        raise unknown("seed", seed, SEEDS)
+    for seed in args.seeds:
+        for recipe in args.recipes:
+            for trial in TRIALS[recipe]:
+                trial.train(seed, os.path.abspath(args.data_dir))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -9,6 +9,7 @@ import common
 import pytest
 import small
 import study
+import study_trials
 import tables
 
 from bsce_jax.errors import UserError
@@ -91,6 +92,22 @@ def test_first_tasks_are_shared(trained: dict[str, Any]) -> None:
             assert start.endswith("/podnet-cross_entropy-0")
     for file in common.RESULTS.rglob("*.json"):
         assert "init_from" not in file.read_text()
+
+
+def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any]) -> None:
+    for recipe, trials in study_trials.TRIALS.items():
+        for trial in trials:
+            trained.clear()
+            trial.train(1, "data")
+            *_, config = trained.values()
+            for path, value in trial.fields.items():
+                assert config.to_dict()[path.split(".")[0]][path.split(".")[1]] == value
+            assert config.train.init_from
+            assert config.train.epochs == {"reduced": 20, "short": 30}[recipe]
+            assert trial.path(1).exists()
+        assert len(study_trials.table(recipe).splitlines()) == 2 + len(trials)
+    firsts = {p.parent.name for p in (common.ROOT / "runs").rglob("results.json")}
+    assert firsts == {"il_baseline-cross_entropy-1", "der-cross_entropy-1"}
 
 
 def test_methods_are_compared_under_losses_that_differ() -> None:

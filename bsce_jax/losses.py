@@ -391,7 +391,11 @@ def pod_spatial(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) ->
     return _distances_of_maps(maps, teacher_maps, pool)
 
 
-def pod_pixel(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) -> jax.Array:
+def pod_pixel(
+    maps: Sequence[ArrayLike],
+    teacher_maps: Sequence[ArrayLike],
+    importance: Sequence[ArrayLike] | None = None,
+) -> jax.Array:
     """Compute the distance between feature maps channel by channel.
 
     Each channel of a map is squared and L2-normalised over its pixels. The loss is the L2 distance
@@ -401,26 +405,28 @@ def pod_pixel(maps: Sequence[ArrayLike], teacher_maps: Sequence[ArrayLike]) -> j
       maps: the student's feature maps, a list or tuple with one [batch, height, width, channels]
         array per stage.
       teacher_maps: the teacher's, of the same shapes.
+      importance: a factor for each channel of each map, a list of [channels]; None for 1.
 
     Returns:
-      Loss of each example, 0 to sqrt(2), float32 [batch]. Where student and teacher agree up to
-      rounding (1e-6), both the loss and its gradient are 0.
+      Loss of each example, float32 [batch]; 0 to sqrt(2) without `importance`. Where student
+      and teacher agree up to rounding (1e-6), both the loss and its gradient are 0.
 
     Source: Kang et al. 2022, "Class-Incremental Learning by Knowledge Distillation with Adaptive
-    Feature Consolidation", without the importance of the channels.
+    Feature Consolidation", as in its code.
     """
 
     def pool(map_: jax.Array) -> jax.Array:
         channels = jnp.moveaxis(jnp.square(map_), -1, -3)
         return channels.reshape(*channels.shape[:-2], -1)
 
-    return _distances_of_maps(maps, teacher_maps, pool)
+    return _distances_of_maps(maps, teacher_maps, pool, importance)
 
 
 def _distances_of_maps(
     maps: Sequence[ArrayLike],
     teacher_maps: Sequence[ArrayLike],
     pool: Callable[[jax.Array], jax.Array],
+    factors: Sequence[ArrayLike] | None = None,
 ) -> jax.Array:
     """Average over the stages the L2 distances of pooled and normalised maps, [batch].
 
@@ -429,6 +435,7 @@ def _distances_of_maps(
       teacher_maps: of the teacher.
       pool: makes vectors of a map, [batch, ..., K]; the distance is the mean over all but the
         first and the last axis.
+      factors: of the distances of each stage, [K']; None for 1.
     """
     for name, stages in [("maps", maps), ("teacher_maps", teacher_maps)]:
         if not isinstance(stages, Sequence):
@@ -451,6 +458,9 @@ def _distances_of_maps(
         # At 0 the root has no slope, and close to it only that of the rounding, at full size.
         apart = square > 1e-12
         root = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+        if factors is not None:
+            each = _numbers(f"importance[{stage}]", factors[stage], root.shape[-1:])
+            root = root * each.reshape(*[1] * (root.ndim - 1), -1)
         return root.mean(axis=tuple(range(map_.ndim - 3, root.ndim)))
 
     return jnp.stack([distance(stage) for stage in range(len(maps))]).mean(axis=0)

@@ -15,6 +15,7 @@ from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
 from bsce_jax.methods import ModelState
 from bsce_jax.models import NETWORKS
+from bsce_jax.models.channels import with_offset
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
 from bsce_jax.training.problem import Problem
@@ -43,10 +44,11 @@ class SmoothNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        x, maps = images, []
+        x, maps = images, list[jax.Array]()
         for width, stride in self.stages:
             x = Conv(width, stride=stride, dtype=self.dtype)(x)
             x = BatchNorm(dtype=self.dtype)(x, train)
+            x = with_offset(self, len(maps), x)
             maps.append(x)
             if stride == 1 or self.final_relu:
                 x = nn.softplus(x)

@@ -18,6 +18,7 @@ from bsce_jax.data import ArraySource, Dataset, digits
 from bsce_jax.errors import Stopped
 from bsce_jax.methods import Stage
 from bsce_jax.models import NETWORKS
+from bsce_jax.models.channels import with_offset
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
 from bsce_jax.runs.log import Log
@@ -39,6 +40,7 @@ class Tiny(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         x = BatchNorm()(Conv(self.width, stride=2)(images), train)
+        x = with_offset(self, 0, x)
         return nn.relu(x).reshape(len(x), -1), (x,)
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bsce_jax import losses
@@ -14,7 +15,9 @@ from bsce_jax.fields import field
 from bsce_jax.methods import METHODS, Method, ModelState, Probe, Stage, Step, TaskInfo, Terms
 from bsce_jax.methods.imprint import imprint
 from bsce_jax.models import Classifier
+from bsce_jax.models.channels import IMPORTANCE, ChannelClassifier, squared_gradients
 
+BATCH = 128  # images whose gradients are computed at a time
 SIMILARITIES = ("distance", "cosine")
 
 
@@ -117,14 +120,51 @@ class PODNet(LSCMethod):
 class AFC(LSCMethod):
     """AFC (Kang et al. 2022): PODNet with a distillation of the maps channel by channel.
 
-    The term is scaled by sqrt(seen / new classes). The importance of the channels is
-    left out: all channels count alike.
+    The term is scaled by sqrt(seen / new classes). Each channel is weighed by its importance: the
+    mean over the images of the squared gradient of the loss by the channel, summed over its pixels,
+    over the mean of the map's channels. It is computed after the training of each task, from its
+    images and the exemplars, for the distillation in the next one.
+
+    The published code computes it with PODNet's loss, random crops and BatchNorm in training mode,
+    after the fine-tuning; here it is the cross-entropy of the logits, without augmentation, in
+    inference mode, before the fine-tuning.
     """
 
     pixel: float = field(4.0, "weight of the distillation", least=0.0)
 
+    def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
+        base = super().network(base, task, tasks)
+        return ChannelClassifier(base.backbone, base.head)
+
+    def end_training(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
+        totals: list[np.ndarray] = []
+        for start in range(0, len(task.train), BATCH):
+            part = task.train[start : start + BATCH]
+            weights = np.zeros(BATCH, np.float32)
+            weights[: len(part)] = 1  # a short batch is padded, so that there is one shape
+            part = np.resize(part, BATCH)
+            squares = squared_gradients(
+                probe.network,
+                model.variables,
+                probe.images(part),
+                task.labels[part],
+                weights,
+                np.int32(task.seen),
+            )
+            found = [np.asarray(one, np.float64) for one in squares]
+            totals = found if not totals else [a + b for a, b in zip(totals, found, strict=True)]
+        importance = {}
+        for number, total in enumerate(totals):
+            name = f"{IMPORTANCE}{number}"
+            # a backbone of your own may have no offsets: then all channels count alike
+            weighed = total / total.mean() if total.any() else np.ones_like(total)
+            importance[name] = model.batch_stats[name].at[:].set(weighed)
+        return dataclasses.replace(model, batch_stats={**model.batch_stats, **importance})
+
     def terms(self, step: Step) -> Terms:
-        apart = losses.pod_pixel(step.student.maps, step.teacher.maps)
+        maps, kept = step.teacher.maps, step.previous.batch_stats
+        importance = [kept[f"{IMPORTANCE}{number}"] for number in range(len(maps))]
+        apart = losses.pod_pixel(step.student.maps, maps, importance)
         return {
             "classification": step.classification(),
             "pod_pixel": self.pixel * growth(step) * step.mean(apart),

@@ -7,10 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bsce_jax.models.channels import IMPORTANCE
 from bsce_jax.models.classifier import Classifier, Outputs, size
 
-# what a growing network has beside the parameters and the statistics of its first branch
-ADDED = ("params/auxiliary/", "batch_stats/frozen/", "batch_stats/count")
+# what networks may have beside the parameters and the statistics of a single backbone and head
+ADDED = (
+    *("params/auxiliary/", "batch_stats/frozen/", "batch_stats/count"),
+    f"batch_stats/{IMPORTANCE}",
+)
 
 
 class GrowingClassifier(Classifier):

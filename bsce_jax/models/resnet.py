@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bsce_jax.models.channels import with_offset
 from bsce_jax.models.names import NETWORKS
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
@@ -65,7 +66,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm()(stem(images)))
         if self.stem in ("cifar_pool", "imagenet"):
             x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
-        maps = []
+        maps: list[jax.Array] = []
         for number, (blocks, wanted) in enumerate(self.stages):
             for block in range(blocks):
                 stride = 1 if wanted == width else 2
@@ -86,6 +87,7 @@ class ResNet(nn.Module):
                 width = wanted
                 ends = block == blocks - 1
                 if ends:
+                    x = with_offset(self, len(maps), x)
                     maps.append(x)
                 between = {"all": True, "within": not ends, "none": False}[self.block_relu]
                 last = ends and number == len(self.stages) - 1

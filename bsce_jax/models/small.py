@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bsce_jax.models.channels import with_offset
 from bsce_jax.models.names import NETWORKS
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.models.ops.norm import BatchNorm
@@ -31,10 +32,11 @@ class SmallNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        x, maps = images, []
+        x, maps = images, list[jax.Array]()
         for width, stride in self.stages:
             x = Conv(width, stride=stride, dtype=self.dtype, platform=self.platform)(x)
             x = BatchNorm(dtype=self.dtype, platform=self.platform)(x, train)
+            x = with_offset(self, len(maps), x)
             maps.append(x)
             if stride == 1 or self.final_relu:
                 x = nn.relu(x)

@@ -128,14 +128,14 @@ def ranking(cosines: Var, labels: Array, old: int, seen: int, k: int, margin: fl
     return concatenate(violations, 0).mean()
 
 
-def pod_pixel(maps: Sequence[Var], teacher_maps: Sequence[Var]) -> Var:
-    """AFC's code, "pixel" with factors of one: each channel's squares, of unit length."""
+def pod_pixel(maps: Sequence[Var], teacher_maps: Sequence[Var], importance: Sequence[Array]) -> Var:
+    """AFC's code, "pixel": each channel's squares, of unit length, times its importance."""
     total = var(0.0)
-    for own, other in zip(maps, teacher_maps, strict=True):
+    for own, other, factors in zip(maps, teacher_maps, importance, strict=True):
         count, channels = len(own), own.shape[-1]
         for channel in range(channels):
             a, b = (unit((m[..., channel] ** 2).reshape(count, -1)) for m in (own, other))
-            total = total + ((a - b) ** 2).sum(-1) ** 0.5 / channels
+            total = total + factors[channel] * ((a - b) ** 2).sum(-1) ** 0.5 / channels
     return total / len(maps)
 
 

@@ -76,6 +76,7 @@ class View:
       student, teacher: outputs of the network in training and of the last task's.
       labels: [n] positions.
       params, past: parameters of the network in training and of the last task's.
+      past_stats: what else the last task's network has.
       extra, teacher_extra: the method's own arrays, now and as the last task left them.
       draws: random numbers of the step, by name.
       replayed: [n] which samples are exemplars added to the batch.
@@ -89,6 +90,7 @@ class View:
     labels: np.ndarray
     params: Params
     past: Arrays
+    past_stats: Arrays
     extra: dict[str, Any]
     teacher_extra: dict[str, Any]
     draws: dict[str, np.ndarray]
@@ -210,7 +212,8 @@ def _afc(view: View) -> Terms:
     if view.problem.stage == 1:
         return _classification(view)
     growth = math.sqrt(view.seen / (view.seen - view.old))
-    apart = losses.pod_pixel(view.student.maps, view.teacher.maps).mean()
+    importance = [view.past_stats[f"importance_{number}"] for number in range(2)]
+    apart = losses.pod_pixel(view.student.maps, view.teacher.maps, importance).mean()
     return {**_classification(view), "pod_pixel": 4 * growth * apart}
 
 

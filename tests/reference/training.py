@@ -108,6 +108,7 @@ def _view(
         labels=labels,
         params=leaves,
         past=teacher.params,
+        past_stats=teacher.stats,
         extra=model.extra,
         teacher_extra=teacher.extra,
         draws=batch.draws

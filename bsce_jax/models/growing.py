@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from bsce_jax.models.channels import IMPORTANCE
 from bsce_jax.models.classifier import Classifier, Outputs, size
 
-# what networks may have beside the parameters and the statistics of a single backbone and head
-ADDED = (
-    *("params/auxiliary/", "batch_stats/frozen/", "batch_stats/count"),
+# what a network may have beside backbone and head; the variables are set after the first task
+AUXILIARY = "params/auxiliary/"
+LATER_VARIABLES = (
+    *("batch_stats/frozen/", "batch_stats/count"),
     f"batch_stats/{IMPORTANCE}",
 )
 

@@ -16,7 +16,7 @@ from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
 from bsce_jax.errors import UserError
 from bsce_jax.methods import ModelState
-from bsce_jax.models.growing import ADDED
+from bsce_jax.models.growing import AUXILIARY, LATER_VARIABLES
 from bsce_jax.models.pretrained import load_backbone
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.scenario import Scenario
@@ -121,18 +121,21 @@ class FirstTask:
         Raises:
           UserError: they are of another network.
         """
-        seen = len(self._run.class_names)
         variables = {"params": initial.params, "batch_stats": initial.batch_stats}
         flat = traverse_util.flatten_dict(variables, sep="/")
-        weights = {
+        taken = {
             name: array
             for name, array in self._run.weights.items()
-            if name.startswith(tuple(variables)) and (name in flat or not name.startswith(ADDED))
+            if name.startswith(tuple(variables)) and not name.startswith(LATER_VARIABLES)
         }
-        grown = {name for name in flat if name.startswith(ADDED)} - weights.keys()
-        for name in sorted(flat.keys() - grown | weights.keys()):
-            there, array = weights.get(name), flat.get(name)
-            block = None if there is None or array is None else _block(name, there, array, seen)
+        wanted = {name for name in flat if not name.startswith(LATER_VARIABLES)}
+        auxiliary = {name for name in wanted ^ taken.keys() if name.startswith(AUXILIARY)}
+        seen, grows = len(self._run.class_names), "batch_stats/count" in self._run.weights
+        for name in sorted((wanted | taken.keys()) - auxiliary):
+            there, array = taken.get(name), flat.get(name)
+            block = (
+                None if there is None or array is None else _block(name, there, array, seen, grows)
+            )
             if block is None:
                 raise UserError(
                     f"train.init_from={self._run.folder} is of another network: {name} does not fit"
@@ -144,17 +147,24 @@ class FirstTask:
         return ModelState(loaded["params"], loaded.get("batch_stats", {}), initial.extra)
 
 
-def _block(name: str, there: jax.Array, here: jax.Array, seen: int) -> tuple[slice, ...] | None:
+def _block(
+    name: str, there: jax.Array, here: jax.Array, seen: int, grows: bool
+) -> tuple[slice, ...] | None:
     """Find the part of an array that another one fills, None if it does not fit.
 
-    A head's array has the rows of the classes seen, and as many columns as the other has features.
+    A head's array has the rows of the classes seen, and as many columns as the other has features;
+    those of a network that grows are in use for its first branch alone.
     """
-    head = name.startswith("params/head/") and there.ndim == here.ndim > 0
-    if not head:
+    if there.ndim != here.ndim:
+        return None
+    if not there.ndim or not name.startswith(("params/head/", AUXILIARY)):
         return () if there.shape == here.shape else None
-    shape = (seen, *there.shape[1:])
-    fits = all(a <= b for a, b in zip(shape, here.shape, strict=True))
-    return tuple(map(slice, shape)) if fits else None
+    rows, *others = there.shape
+    if grows:
+        others = [min(a, b) for a, b in zip(others, here.shape[1:], strict=True)]
+    rows = min(rows, here.shape[0], seen if name.startswith("params/head/") else rows)
+    fits = all(a <= b for a, b in zip(others, here.shape[1:], strict=True))
+    return tuple(map(slice, (rows, *others))) if fits else None
 
 
 def digest_of(run: SavedRun) -> str:

@@ -72,8 +72,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 def test_planned_steps_are_counted_by_hand() -> None:
-    main, balanced = problem("podnet").all_stages(1)
-    made = problem("podnet", "nca", **{"method.finetune_epochs": 2})
+    main, balanced = problem("podnet", **{"model.name": "tiny"}).all_stages(1)
+    made = problem("podnet", "nca", **{"method.finetune_epochs": 2, "model.name": "tiny"})
     # 60 new images and 20 exemplars; then 5 of each of 7 classes, twice
     assert [made.planned_steps(1, s) for s in made.stages(1)] == [8, 2 * 4]
     assert main.records == "task"
@@ -121,7 +121,7 @@ def test_the_time_of_steps_without_a_teacher_holds_for_all_tasks(clock: Time) ->
 
 
 def test_a_stage_that_was_not_timed_counts_as_its_tasks_first(clock: Time) -> None:
-    made = problem("podnet", "nca", **{"method.finetune_epochs": 2})
+    made = problem("podnet", "nca", **{"method.finetune_epochs": 2, "model.name": "tiny"})
     main, balanced = made.stages(1)
     ahead = Forecast(made)
     for stage, end in ((main, 2.0), (balanced, 1.0)):

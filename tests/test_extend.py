@@ -161,7 +161,8 @@ def test_old_arrays_are_the_first_block_of_new_ones(method: str) -> None:
     grown = [name for name in small if small[name].shape != large[name].shape]
     assert grown
     for name in grown:  # the class is the leading axis and no other
-        assert large[name].shape[0] - small[name].shape[0] == 3, name
+        rows = 3 if method == "pass" and "auxiliary" in name else 1  # three turns of a class
+        assert large[name].shape[0] - small[name].shape[0] == 3 * rows, name
         assert small[name].shape[1:] == large[name].shape[1:], name
 
 

@@ -121,7 +121,9 @@ def step_of(kind: type[Method], unseen: float) -> tuple[Method, Step]:
         loss=kind.loss,
         params=params,
         extra=extra,
-        previous=model(params, **extra),
+        previous=dataclasses.replace(
+            model(params, **extra), batch_stats={"importance_0": jnp.ones(1)}
+        ),
         network=network,
         replayed=OLD[LABELS],
     )

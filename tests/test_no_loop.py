@@ -9,7 +9,10 @@ from bsce_jax import methods
 
 GRADIENTS = {"grad", "value_and_grad", "vjp", "jvp", "linearize"}
 # what an optimiser is not made of: optax's names that methods may use
-NO_OPTIMISER = {"GradientTransformation", "identity", "clip"}
+NO_OPTIMISER = {
+    *("GradientTransformation", "GradientTransformationExtraArgs", "EmptyState"),
+    *("identity", "clip"),
+}
 # a problem of two unknowns after training, squared gradients of Fisher information, a loss that
 # itself learns
 ALLOWED = {

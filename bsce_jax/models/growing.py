@@ -67,6 +67,10 @@ class GrowingClassifier(Classifier):
         assert self.auxiliary is not None
         return dataclasses.replace(outputs, auxiliary=self.auxiliary(features).logits)
 
+    def classify(self, features: jax.Array) -> Outputs:
+        """Apply the head alone to the features of all branches, [batch, (slots + 1) * D]."""
+        return Outputs(features, (), *self.head(features))
+
     @nn.nowrap
     def parameters_in_use(self, params: Any, task: int, seen: int) -> int:
         """Count the parameters of the trunk, of all branches that exist, and of the head."""

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from method_tools import log_softmax
 from tiny_run import make_config, some_digits, weights
 
@@ -83,7 +84,14 @@ def test_the_importance_of_a_task_weighs_the_distillation_of_the_next(
             np.testing.assert_allclose(one.mean(), 1, rtol=1e-5)
             assert one.std() > 0.1
         assert (first[name] != second[name]).any()
-    # a first task of podnet is one of afc, whose importance is computed anew
+
+
+@pytest.mark.slow
+def test_a_first_task_of_podnet_is_one_of_afc(tmp_path: pathlib.Path) -> None:
+    """The importance is computed anew."""
+    fields = {"runtime.keep_models": "all", "train.epochs": 1, "model.name": "small"}
+    run(make_config("afc", fields=fields), tmp_path / "run", DATA)
+    second = weights(tmp_path / "run", 1)
     run(make_config("podnet", fields=fields), tmp_path / "base", DATA)
     fields["train.init_from"] = str(tmp_path / "base")
     run(make_config("afc", fields=fields), tmp_path / "shared", DATA)

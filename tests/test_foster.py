@@ -104,7 +104,7 @@ def test_a_run_ends_each_task_with_one_network(
     assert results["model"]["extra_bytes"] == 4 * 10 * (64 + 1 + 2)
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_it_resumes_within_both_stages(stage: int, tmp_path: pathlib.Path) -> None:
     made = make_config("foster", fields={**FIELDS, "runtime.checkpoint_epochs": 1})
     run(made, tmp_path / "straight", DATA)

@@ -53,23 +53,7 @@ def average_of_finetuning() -> float:
 
 
 # the parity tests and the harness of faults train these too
-OFTEN_TRAINED = {
-    *(
-        "acil",
-        "afc",
-        "ccil",
-        "der",
-        "ds_al",
-        "ewc",
-        "fetril",
-        "foster",
-        "il2m",
-        "joint",
-        "lwf",
-        "lwf_mc",
-    ),
-    *("memo", "pass", "replay", "wa"),
-}
+OFTEN_TRAINED = set(METHODS) - {"finetune", "il_baseline", "podnet"}
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def names_a_field(said: str, changed: dict[str, Any]) -> bool:
 
 
 fuzz = settings(
-    max_examples=60,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

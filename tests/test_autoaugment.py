@@ -70,7 +70,7 @@ def test_an_operation_has_the_range_of_the_paper(part: Part) -> None:
 
 
 def test_both_operations_are_applied_in_turn_with_their_probabilities() -> None:
-    """Of a black image only those are seen that make light: invert and solarize's partner, none."""
+    """On a black image only inversions show, and nothing that comes after or before one."""
     black = np.zeros((6000, 4, 4, 1), np.uint8)
     found = np.asarray(jax.jit(autoaugment)(jax.random.key(0), black))
     white = (found == 1).all(axis=(1, 2, 3))

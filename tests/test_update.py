@@ -53,6 +53,17 @@ def batches(trainer: Trainer, rows: list[list[int]], weights: list[list[float]])
     )
 
 
+def test_a_step_knows_its_epoch(trainer: Trainer) -> None:
+    problem = trainer.problem
+    records = np.flatnonzero(problem.labels < SEEN)
+    work = fit.Work(main_stage(problem), 0, 0, 0, records, None)
+    epoch = work.steps_per_epoch(problem.config.train.batch_size)
+    assert epoch > 1
+    made = fit._batches(trainer, work, total=3 * epoch, length=2 * epoch)
+    np.testing.assert_array_equal(made(0).epoch, [0] * epoch + [1] * epoch)
+    np.testing.assert_array_equal(made(2 * epoch).epoch, [2] * epoch + [0] * epoch)  # idle
+
+
 def train(
     trainer: Trainer, rows: list[list[int]], weights: list[list[float]], start: TrainState
 ) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -16,7 +16,8 @@ benchmarks/results/study/, and is not trained again. Several processes can share
 Runs whose first task is the same share its training, which is a run of its own in runs/: the losses
 and increments of a method, and methods of `ALIKE`.
 
-The short recipe is `cifar100:recipe=short`, 30 epochs a task. The reduced study is base 50 in
+The short recipe is `cifar100:recipe=short`, 30 epochs of the first task and 10 of each later one.
+The reduced study is base 50 in
 increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs. `--config.field=value` sets a field
 of all runs, such as --config.runtime.dtype=bfloat16.
 """

@@ -129,6 +129,12 @@ class Train:
     """`config.train`: how each task is trained."""
 
     epochs: int = field(30, "epochs of each task", least=1, most=100_000)
+    later_epochs: int = field(
+        0,
+        "the same for all tasks but the first, 0 for that of the first",
+        least=0,
+        most=100_000,
+    )
     batch_size: int = field(128, "images a batch", least=1, most=1_000_000)
     replay_batch_size: int = field(
         0,

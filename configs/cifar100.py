@@ -11,7 +11,8 @@ exemplars, at 0.01 in later tasks.
 FOSTER is like DER, but with the cosine schedule, and 130 epochs of compression. All other methods
 are trained alike.
 
-`:recipe=short` trains 30 epochs a task with the cosine schedule, for machines without a GPU.
+`:recipe=short` is for machines without a GPU: 30 epochs of the first task, 10 of each later one, with
+the cosine schedule.
 
     python -m bsce_jax.prepare cifar100 --data_dir data
     python -m bsce_jax.train --config cifar100:method=lucir --workdir runs/lucir
@@ -90,6 +91,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.train.later_learning_rate = 0.01
     if args.recipe == "short":
         c.train.epochs = 30
+        c.train.later_epochs = 10
         c.train.schedule = "cosine"
         if args.method == "foster":
             c.method.compression_epochs = 0  # as many as of the training

@@ -153,6 +153,9 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
 
 # --- values of fields
 
+# a method, a loss, and values of some fields by path
+Change = tuple[str, str, dict[str, Any]]
+
 WORDS = ("", " ", "none", "None", "-1", "1e9", "nan", "a,b", "é\udce9", "x" * 300, "..", "\0", "\n")
 ORDERS = (
     *("sorted", "1,1", "3,x", "0,1,2,3", "5,4,3,2,1,0", "0,1,", "1,,2", "-1", "4294967295"),
@@ -204,8 +207,7 @@ def values(path: str, field: Field) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def changes(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
-    """A method, a loss, and values of some fields by path."""
+def changes(draw: st.DrawFn) -> Change:
     method, loss = draw(st.sampled_from(list(METHODS))), draw(st.sampled_from(list(CRITERIA)))
     described = config.fields(method, loss)
     paths = draw(st.lists(st.sampled_from(list(described)), max_size=3, unique=True))
@@ -249,12 +251,15 @@ def names_a_field(said: str, changed: dict[str, Any]) -> bool:
     return any(part in said for part in parts)
 
 
-fuzz = settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+def fuzz(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
 # what was not refused once: batches of mostly repeated images, 0 or infinite in float32, two names
 REPEATED = ("replay", "cross_entropy", {"train.replay_batch_size": 10**6})
 ZERO = ("il_baseline", "cross_entropy", {"method.temperature": 1e-46})
@@ -262,12 +267,7 @@ INFINITE = ("lucir", "nca", {"loss.margin": -1e39})
 TWO_NAMES = ("finetune", "cross_entropy", {"method.name": "wa,x"})
 
 
-@fuzz
-@given(changes())
-@example(REPEATED)
-@example(ZERO)
-@example(INFINITE)
-def test_values_in_a_config(stubbed: None, change: tuple[str, str, dict[str, Any]]) -> None:
+def try_values(change: Change) -> None:
     method, loss, changed = change
 
     def make() -> ConfigDict:
@@ -281,15 +281,42 @@ def test_values_in_a_config(stubbed: None, change: tuple[str, str, dict[str, Any
     assert said or change not in (REPEATED, ZERO, INFINITE)
 
 
-@fuzz
-@given(changes())
-@example(TWO_NAMES)
-def test_texts_on_the_command_line(stubbed: None, change: tuple[str, str, dict[str, Any]]) -> None:
+def try_texts(change: Change) -> None:
     method, loss, changed = change
     names = {"method.name": method, "loss.name": loss}
     texts = {path: str(value) for path, value in {**SMALL, **names, **changed}.items()}
     said = outcome(lambda: cli.make_config("digits", texts), changed)
     assert said or change != TWO_NAMES
+
+
+@fuzz(30)
+@given(changes())
+@example(REPEATED)
+@example(ZERO)
+@example(INFINITE)
+def test_values_in_a_config(stubbed: None, change: Change) -> None:
+    try_values(change)
+
+
+@fuzz(30)
+@given(changes())
+@example(TWO_NAMES)
+def test_texts_on_the_command_line(stubbed: None, change: Change) -> None:
+    try_texts(change)
+
+
+@pytest.mark.slow
+@fuzz(400)
+@given(changes())
+def test_many_values_in_a_config(stubbed: None, change: Change) -> None:
+    try_values(change)
+
+
+@pytest.mark.slow
+@fuzz(400)
+@given(changes())
+def test_many_texts_on_the_command_line(stubbed: None, change: Change) -> None:
+    try_texts(change)
 
 
 def test_a_config_without_changes_runs(stubbed: None) -> None:

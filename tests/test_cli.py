@@ -46,7 +46,7 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         ([DIGITS + ":base=3,increment=8"], "scenario.increment is 8: choose 1 to 7"),
         (
             [DIGITS, "--config.train.epoch=3"],
-            "unknown field of config.train 'epoch'; did you mean epochs?",
+            "unknown field of config.train 'epoch'; did you mean epochs or later_epochs?",
         ),
         (
             [DIGITS, "--config.trian.epochs=3"],

@@ -111,15 +111,11 @@ def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatc
     assert stdout.read() == "caf\\xe9\n"
 
 
-@pytest.mark.parametrize("streams", [["stderr"], ["stdout"], ["stdout", "stderr"]])
-def test_a_reader_that_is_gone_does_not_stop_the_training(
-    streams: list[str], tmp_path: pathlib.Path
-) -> None:
+def test_a_reader_that_is_gone_does_not_stop_the_training(tmp_path: pathlib.Path) -> None:
     words = [sys.executable, "-m", "bsce_jax.train", "--config=digits:base=5,increment=5"]
     words += [f"--workdir={tmp_path}/run", "--config.train.epochs=1"]
     read, write = os.pipe()
     os.close(read)
-    stdout, stderr = (write if s in streams else subprocess.DEVNULL for s in ("stdout", "stderr"))
-    subprocess.run(words, cwd=ROOT, stdout=stdout, stderr=stderr)
+    subprocess.run(words, cwd=ROOT, stdout=write, stderr=write)
     os.close(write)
     assert (tmp_path / "run" / "results.json").exists()

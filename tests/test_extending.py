@@ -24,7 +24,7 @@ def train_example(name: str, folder: pathlib.Path, *fields: str, to: str = "run"
     return run(*train.parse(argv))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def trackers(monkeypatch: pytest.MonkeyPatch) -> dict[str, MagicMock]:
     """Stands in for the packages that the callbacks send to."""
     made = {name: MagicMock() for name in ("wandb", "mlflow")}
@@ -34,11 +34,10 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> dict[str, MagicMock]:
     return made
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
-    results = train_example(name, tmp_path)
+def check(name: str, folder: pathlib.Path, results: dict[str, Any]) -> None:
+    """The run of an example is one with what the example defines."""
     assert results["cnn"]["last"] > 5
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     assert name in (
         *[config[part]["name"] for part in ("method", "loss", "model", "dataset")],
         config["runtime"]["feed"],
@@ -47,19 +46,24 @@ def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - {"sent", "with_wandb", "with_mlflow"}))
+def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
+    check(name, tmp_path / "run", train_example(name, tmp_path))
+    logged = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert ('"anchor":' in logged) == (name == "anchor")
+
+
 def test_every_block_of_python_is_an_example() -> None:
     assert PAGE.count("```python") == len(EXAMPLES) == 8
 
 
-def test_the_method_is_short_and_its_term_is_logged(tmp_path: pathlib.Path) -> None:
+def test_the_method_is_short() -> None:
     assert len([line for line in EXAMPLES["anchor"].splitlines() if line.strip()]) <= 30
-    train_example("anchor", tmp_path)
-    assert '"anchor":' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_the_feed_trains_bit_for_bit_as_the_resident_one(tmp_path: pathlib.Path) -> None:
-    for feed in ("sent", "resident"):
-        train_example("sent", tmp_path, f"--config.runtime.feed={feed}", to=feed)
+    check("sent", tmp_path / "sent", train_example("sent", tmp_path, to="sent"))
+    train_example("sent", tmp_path, "--config.runtime.feed=resident", to="resident")
     sent, resident = ((tmp_path / f / "metrics.jsonl").read_text() for f in ("sent", "resident"))
     assert sent == resident
 
@@ -68,7 +72,8 @@ def test_the_trackers_get_what_is_logged(
     trackers: dict[str, MagicMock], tmp_path: pathlib.Path
 ) -> None:
     for name in trackers:
-        train_example(f"with_{name}", tmp_path, to=name)
+        example = f"with_{name}"
+        check(example, tmp_path / name, train_example(example, tmp_path, to=name))
     logged = [
         json.loads(x) for x in (tmp_path / "wandb" / "metrics.jsonl").read_text().splitlines()
     ]

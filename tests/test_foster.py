@@ -22,7 +22,6 @@ DATA = some_digits(12, 4)
 FIELDS = {
     "scenario.base": 4,
     "scenario.increment": 3,
-    "model.name": "small",
     "method.compression_epochs": 2,
 }
 IMAGES = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
@@ -31,7 +30,7 @@ PROBE: Any = None  # the hooks do not use it
 
 def fresh() -> tuple[Any, ModelState]:
     method = FOSTER()
-    base = make_model("small", head="linear", num_classes=6, dtype="float32")
+    base = make_model("tiny", head="linear", num_classes=6, dtype="float32")
     network = method.network(base, 0, 3)
     variables = network.init(jax.random.key(0), IMAGES, train=False)
     extra = method.init_extra(variables["params"], 6)

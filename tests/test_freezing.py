@@ -128,7 +128,7 @@ def test_unknown_parameters_are_refused(trainers: dict[str, Trainer]) -> None:
 
 def test_what_is_frozen_costs_no_backward_pass() -> None:
     """The program of a frozen backbone counts the operations of a forward pass, and few more."""
-    fields = {"model.name": "resnet8", "scenario.base": 2, "scenario.increment": 2}
+    fields = {"model.name": "small", "scenario.base": 2, "scenario.increment": 2}
     made = make_config("replay", "cross_entropy", {**fields, "train.batch_size": 8})
     trainer = Trainer(Problem(made, flat_images([8] * 4, (8, 8))))
     problem = trainer.problem

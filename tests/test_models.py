@@ -271,14 +271,14 @@ def test_networks_of_the_references_by_loops(name: str, head: str, slow: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "head"),
+    ("name", "head", "platform"),
     [
         # without those of other tests
-        *((name, "linear") for name in NETWORKS if not name.startswith("tiny")),
-        *(("small", head) for head in HEADS),
+        *((name, "linear", "cpu") for name in NETWORKS if not name.startswith("tiny")),
+        *(("small", head, "cpu") for head in HEADS),
+        *(("resnet8", "linear", platform) for platform in ("cuda", "tpu", "gpus")),
     ],
 )
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu", "gpus"])
 def test_no_rank_is_promoted(name: str, head: str, platform: str) -> None:
     network = make_model(name, head=head, num_classes=7, dtype="float32", platform=platform)
 

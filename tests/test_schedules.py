@@ -107,3 +107,11 @@ def test_later_tasks_may_have_a_rate_of_their_own() -> None:
         fields |= {"scenario.base": 4, "scenario.increment": 3}
         problem = Problem(make_config("il_baseline", fields=fields), flat_images([4] * 10))
         assert [main_stage(problem, task).learning_rate for task in range(3)] == wanted
+
+
+def test_later_tasks_may_have_epochs_of_their_own() -> None:
+    for later, wanted in ((0, [6, 6, 6]), (2, [6, 2, 2])):
+        fields = {"train.epochs": 6, "train.later_epochs": later}
+        fields |= {"scenario.base": 4, "scenario.increment": 3}
+        problem = Problem(make_config("il_baseline", fields=fields), flat_images([4] * 10))
+        assert [main_stage(problem, task).epochs for task in range(3)] == wanted

@@ -160,6 +160,7 @@ def test_a_job_that_is_cancelled_does_not_come_back(tmp_path: pathlib.Path) -> N
     wait_for(lambda: len(list(tmp_path.glob("*.stopped"))) == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slurm")
 def test_a_run_trains_in_two_tasks_is_told_to_stop_and_goes_on(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "run"

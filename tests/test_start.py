@@ -65,7 +65,7 @@ def test_a_network_that_grows_may_have_had_another_number_of_tasks(
     method: str, tmp_path: pathlib.Path
 ) -> None:
     """A first task alone is a run of its own for the study."""
-    fields = {"model.name": "small", "train.epochs": 1, "runtime.keep_models": "all"}
+    fields = {"train.epochs": 1, "runtime.keep_models": "all"}
     alone = {**fields, "scenario.class_order": "0,1,2,3", "scenario.increment": 4}
     run(make_config("der", fields={**alone, "scenario.base": 0}), tmp_path / "base", DIGITS)
     fields |= {"scenario.base": 4, "scenario.increment": 2}

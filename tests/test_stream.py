@@ -45,7 +45,8 @@ def config(case: str, feed: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow) if c == "ewc" else c for c in CASES]
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow) if c in ("ewc", "ss_il", "bic") else c for c in CASES],
 )
 def test_a_streamed_run_is_a_resident_one(case: str, tmp_path: pathlib.Path) -> None:
     dataset = some_digits()

@@ -103,7 +103,8 @@ def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any])
             for path, value in trial.fields.items():
                 assert config.to_dict()[path.split(".")[0]][path.split(".")[1]] == value
             assert config.train.init_from
-            assert config.train.epochs == {"reduced": 20, "short": 30}[recipe]
+            epochs = (config.train.epochs, config.train.later_epochs)
+            assert epochs == {"reduced": (20, 0), "short": (30, 10)}[recipe]
             assert trial.path(1).exists()
         assert len(study_trials.table(recipe).splitlines()) == 2 + len(trials)
     firsts = {p.parent.name for p in (common.ROOT / "runs").rglob("results.json")}

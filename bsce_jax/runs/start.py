@@ -24,6 +24,7 @@ from bsce_jax.scenario import Scenario
 # fields of the training that do not concern the first task
 LATER = (
     "model.flip",
+    "train.later_epochs",
     "train.later_learning_rate",
     "train.replay_batch_size",
     "train.finetuning",

@@ -292,7 +292,7 @@ class Problem:
         main = Stage(
             name="training",
             terms=self.method.classification if classify else self.method.terms,
-            epochs=train.epochs,
+            epochs=(task > 0 and train.later_epochs) or train.epochs,
             learning_rate=(task > 0 and train.later_learning_rate) or train.learning_rate,
             schedule=train.schedule,
             milestones=tuple(train.milestones),

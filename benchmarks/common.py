@@ -51,12 +51,33 @@ def train(path: pathlib.Path, config: str, fields: Mapping[str, Any]) -> None:
         return
     folder = folder_of(path)
     results = train_in(folder, config, fields)
-    # the places of the data and of the first task's model do not matter to the run
-    kept = {field: fields[field] for field in fields if field not in PLACES}
     figures = {key: results[key] for key in KEPT}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"config": config, "fields": kept, **figures})
+    write_json(path, {"config": config, "fields": _without_places(fields), **figures})
     shutil.rmtree(folder)
+
+
+def check(path: pathlib.Path, fields: Mapping[str, Any]) -> None:
+    """Compare the fields of the finished run of a file, if it exists, with those of a run to train.
+
+    Raises:
+      UserError: they differ.
+    """
+    here = {name: str(value) for name, value in _without_places(fields).items()}
+    for finished in read([path]):
+        there = {name: str(value) for name, value in finished["fields"].items()}
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                raise UserError(
+                    f"{path} was trained with {name}={there.get(name, 'as the config has it')}, "
+                    f"not {here.get(name, 'as the config has it')}: give the same fields, "
+                    "or another folder with --results"
+                )
+
+
+def _without_places(fields: Mapping[str, Any]) -> dict[str, Any]:
+    # the places of the data and of the first task's model do not matter to the run
+    return {name: value for name, value in fields.items() if name not in PLACES}
 
 
 def folder_of(path: pathlib.Path) -> pathlib.Path:

@@ -16,10 +16,10 @@ benchmarks/results/study/, and is not trained again. Several processes can share
 Runs whose first task is the same share its training, which is a run of its own in runs/: the losses
 and increments of a method, and methods of `ALIKE`.
 
-The short recipe is `cifar100:recipe=short`, 30 epochs of the first task and 10 of each later one.
-The reduced study is base 50 in
-increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs. `--config.field=value` sets a field
-of all runs, such as --config.runtime.dtype=bfloat16.
+The short recipe is `cifar100:recipe=short`: 30 epochs of the first task and 10 of each later one.
+The reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
+`--config.field=value` sets a field of all runs, such as --config.runtime.dtype=bfloat16; a finished
+run that had another value is an error.
 """
 
 import os
@@ -116,10 +116,16 @@ class Run(NamedTuple):
         }
 
     def train(self, more: dict[str, Any]) -> None:
-        """Train the run from the model of its first task, unless its file exists."""
+        """Train the run from the model of its first task, unless its file exists.
+
+        Raises:
+          UserError: its file is of a run with other fields.
+        """
+        fields = {**self.fields(), **more}
+        common.check(self.path, fields)
         if not self.path.exists():
             start = {"train.init_from": self.first_task(more)}
-            common.train(self.path, self.config, {**self.fields(), **more, **start})
+            common.train(self.path, self.config, {**fields, **start})
 
     def first_task(self, more: dict[str, Any]) -> pathlib.Path:
         """Train the first task, unless its model exists, and return the folder of that run."""

@@ -69,6 +69,7 @@ TRIALS = {
         Trial("il_baseline"),
         Trial("il_baseline", PLAIN, {LATER: 0.03}),
         Trial("il_baseline", PLAIN, {LATER: 0.01}),
+        Trial("il_baseline", PLAIN, {"method.weighting": "convex"}),
         Trial("wa"),
         Trial("acil", PLAIN, {"method.width": 2048}),
         Trial("ds_al", PLAIN, {"method.width": 2048}),

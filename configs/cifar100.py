@@ -11,8 +11,8 @@ exemplars, at 0.01 in later tasks.
 FOSTER is like DER, but with the cosine schedule, and 130 epochs of compression. All other methods
 are trained alike.
 
-`:recipe=short` is for machines without a GPU: 30 epochs of the first task, 10 of each later one, with
-the cosine schedule.
+`:recipe=short` is for machines without a GPU: the cosine schedule, 30 epochs of the first task, 10
+of each later one.
 
     python -m bsce_jax.prepare cifar100 --data_dir data
     python -m bsce_jax.train --config cifar100:method=lucir --workdir runs/lucir

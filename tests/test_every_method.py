@@ -54,7 +54,7 @@ def average_of_finetuning() -> float:
 
 
 # the parity tests and the harness of faults train these too
-OFTEN_TRAINED = set(METHODS) - {"finetune", "il_baseline"}
+OFTEN_TRAINED = set(METHODS) - {"il_baseline"}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def short_chunks() -> Any:
 
 @pytest.mark.parametrize("kind", ["stopped", "killed"])
 @pytest.mark.parametrize(
-    ("case", "stage"), [("podnet", 1), ("eeil", 1), ("meta", 0)], ids=["podnet", "eeil", "meta"]
+    ("case", "stage"),
+    [pytest.param("podnet", 1, marks=pytest.mark.slow), ("eeil", 1), ("meta", 0)],
+    ids=["podnet", "eeil", "meta"],
 )
 def test_interrupted_in_the_second_task(
     straight: Any, case: str, stage: int, kind: str, tmp_path: pathlib.Path

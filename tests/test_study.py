@@ -186,6 +186,30 @@ def test_a_finished_run_is_not_trained_again(trained: dict[str, Any]) -> None:
     assert run.path.read_text() == written
 
 
+def test_a_finished_run_with_other_fields_is_not_taken_for_this_one(
+    trained: dict[str, Any],
+) -> None:
+    run = next(study.all_runs("reduced"))
+    run.train({"train.momentum": 0.8, "dataset.data_dir": "here"})
+    run.train({"train.momentum": "0.8", "dataset.data_dir": "there"})
+    with pytest.raises(
+        UserError, match=r"trained with train\.momentum=0\.8, not as the config has"
+    ):
+        run.train({})
+    with pytest.raises(UserError, match=r"trained with train\.momentum=0\.8, not 0\.9"):
+        run.train({"train.momentum": 0.9})
+
+
+def test_the_study_goes_on_from_the_results_that_are_kept() -> None:
+    """They have the fields that the study has now."""
+    found = 0
+    for recipe in study.RECIPES:
+        for run in study.all_runs(recipe):
+            common.check(run.path, run.fields())
+            found += run.path.exists()
+    assert found > 10
+
+
 def test_tables_set_published_figures_beside_their_own_protocol(trained: dict[str, Any]) -> None:
     protocol = study.PROTOCOLS[0]
     for run in study.all_runs("published"):

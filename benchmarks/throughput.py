@@ -257,19 +257,23 @@ def measure_devices(argv: Sequence[str]) -> Iterator[Report]:
 def measure_runs(config: MakeConfig, methods: Sequence[str]) -> Iterator[Report]:
     """Train each method for 2 epochs a task, and split the time by kind of work."""
     for method in methods:
-        report = _time_run(config(method, {"train.epochs": "2"}), per_class=50)
+        report = _time_run(config(method, epochs(2)), per_class=50)
         yield {"method": method, **report}
 
 
 def measure_tasks(config: MakeConfig, method: str) -> Iterator[Report]:
     """Train on the same images in 5 to 50 tasks, for one epoch each."""
-    fields = {"scenario.base": "0", "train.epochs": "1"}
-    fields |= {"memory.size": "1", "memory.policy": "per_class"}
+    fields = {"scenario.base": "0", "memory.size": "1", "memory.policy": "per_class", **epochs(1)}
     for tasks in (5, 10, 20, 50):
         fields["scenario.increment"] = str(CLASSES // tasks)
         report = _time_run(config(method, fields), per_class=20)
         a_task = {kind: value / tasks for kind, value in report["seconds"].items()}
         yield {"tasks": tasks, **report, "seconds_a_task": a_task}
+
+
+def epochs(count: int) -> dict[str, str]:
+    """Make the fields of so many epochs of each task."""
+    return {"train.epochs": str(count), "train.later_epochs": "0"}
 
 
 def _time_run(config: ConfigDict, per_class: int) -> Report:

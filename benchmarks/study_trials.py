@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/study_trials.py --table              # writes docs/results.md
 
 Base 50 in increments of 10, with the reduced recipe and, for the heads that are solved and a low
-later rate, the short one. The runs of a recipe and a seed share the first task, which `benchmarks/study.py` trains if it
-is not there. Finished runs are files under benchmarks/results/trials_reduced/ and trials_short/.
+later rate, the short one. The runs of a recipe and a seed share the first task, which
+`benchmarks/study.py` trains if it is not there. Finished runs are files under
+benchmarks/results/trials_reduced/ and trials_short/.
 """
 
 import os

@@ -45,6 +45,19 @@ def test_the_learning_rate_rises_to_its_schedule() -> None:
     assert rising.balanced_finetuning().warmup == 0
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train.epochs": 2}, "train.warmup is 3, and a stage of task 1 has 2 epochs"),
+        ({"train.later_epochs": 2}, "train.warmup is 3, and a stage of task 2 has 2 epochs"),
+    ],
+)
+def test_a_rise_that_does_not_end_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Problem(make_config("il_baseline", fields={"train.warmup": 3, **fields}), DATA)
+    Problem(make_config("acil", fields={"train.warmup": 3}), DATA)  # its later stages train nothing
+
+
 # --- steps of a linear network, written out
 
 

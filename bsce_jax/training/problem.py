@@ -82,6 +82,13 @@ class Problem:
                 f"train.flatness is {config.train.flatness} and train.sharpness 0: C-Flat needs "
                 "its radius"
             )
+        for task in (0, 1):
+            for stage in self.all_stages(task):
+                if stage.warmup > stage.epochs > 0:  # the rate would not reach its value
+                    raise UserError(
+                        f"train.warmup is {stage.warmup}, and a stage of task {task + 1} has "
+                        f"{stage.epochs} epochs: choose at most that"
+                    )
         replay = config.train.replay_batch_size
         if replay and not config.memory.size and self.all_stages(1)[0].records != "all":
             raise UserError(

@@ -20,7 +20,7 @@ PAGE = common.ROOT / "docs" / "results.md"
 # names of methods in the table of published figures -> ours
 PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline", "ds-al": "ds_al"}
 # recipe -> what a title says of it
-TITLES = {"published": "", "short": ", 30 and 10 epochs", "reduced": ", reduced"}
+TITLES = {"published": "", "short": ", short", "reduced": ", reduced"}
 
 
 def published(protocol: Protocol) -> dict[str, list[str]]:

@@ -10,8 +10,9 @@ It is `cifar100.py`, by default with the balanced loss and distillation, and:
 
     python -m bsce_jax.train --config cifar100_best --workdir runs/best --seeds 0,1,2
 
-It has not been measured at this size yet: there is no figure for it here. On small images the lower
-rate gains 2.7 points and the mirror image 1.7 (docs/results.md, trials). `benchmarks/gpu.sh`
+It has not been measured yet: there is no figure for it here. Of its parts, the lower rate gains 1.1
+points at this size with the short recipe, and 2.7 on small images, where the mirror image gains 1.7
+(docs/results.md, trials). `benchmarks/gpu.sh`
 trains it. The published figures to compare with, for ResNet-32 with crop and flip, are 67.17 for
 increments of 10 and 65.86 for 5 (CCIL-SD, 2,000 exemplars in total).
 """

@@ -101,17 +101,19 @@ def test_a_stage_uses_the_rates_of_its_schedule(
     np.testing.assert_allclose(used, by_hand[schedule], atol=1e-6)
 
 
-def test_later_tasks_may_have_a_rate_of_their_own() -> None:
-    for later, wanted in ((0.0, [0.5, 0.5, 0.5]), (0.01, [0.5, 0.01, 0.01])):
-        fields = {"train.learning_rate": 0.5, "train.later_learning_rate": later}
-        fields |= {"scenario.base": 4, "scenario.increment": 3}
-        problem = Problem(make_config("il_baseline", fields=fields), flat_images([4] * 10))
-        assert [main_stage(problem, task).learning_rate for task in range(3)] == wanted
-
-
-def test_later_tasks_may_have_epochs_of_their_own() -> None:
-    for later, wanted in ((0, [6, 6, 6]), (2, [6, 2, 2])):
-        fields = {"train.epochs": 6, "train.later_epochs": later}
-        fields |= {"scenario.base": 4, "scenario.increment": 3}
-        problem = Problem(make_config("il_baseline", fields=fields), flat_images([4] * 10))
-        assert [main_stage(problem, task).epochs for task in range(3)] == wanted
+@pytest.mark.parametrize(
+    ("name", "first", "later", "wanted"),
+    [
+        ("learning_rate", 0.5, 0.0, [0.5, 0.5, 0.5]),
+        ("learning_rate", 0.5, 0.01, [0.5, 0.01, 0.01]),
+        ("epochs", 6, 0, [6, 6, 6]),
+        ("epochs", 6, 2, [6, 2, 2]),
+    ],
+)
+def test_later_tasks_may_have_values_of_their_own(
+    name: str, first: float, later: float, wanted: list[float]
+) -> None:
+    fields = {f"train.{name}": first, f"train.later_{name}": later}
+    fields |= {"scenario.base": 4, "scenario.increment": 3}
+    problem = Problem(make_config("il_baseline", fields=fields), flat_images([4] * 10))
+    assert [getattr(main_stage(problem, task), name) for task in range(3)] == wanted

@@ -126,6 +126,11 @@ def test_unknown_parameters_are_refused(trainers: dict[str, Trainer]) -> None:
         train(trainers["replay"], trainable=("head/wieght",))
 
 
+def test_parts_exclude_turns(trainers: dict[str, Trainer]) -> None:
+    with pytest.raises(ValueError, match="has turns and batch_norm='parts': choose one"):
+        train(trainers["replay"], batch_norm="parts", turns=True)
+
+
 def test_what_is_frozen_costs_no_backward_pass() -> None:
     """The program of a frozen backbone counts the operations of a forward pass, and few more."""
     fields = {"model.name": "small", "scenario.base": 2, "scenario.increment": 2}

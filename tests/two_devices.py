@@ -18,7 +18,7 @@ from bsce_jax.training.loop import run
 
 METHODS: dict[str, dict[str, Any]] = {
     "podnet": {"method.similarity": "cosine", "method.finetune_epochs": 0},
-    "ss_il": {"train.replay_batch_size": 8},
+    "ccil": {"train.replay_batch_size": 8},
 }
 
 

@@ -21,9 +21,9 @@ class CCIL(Method):
     the code, these are the ones that are kept. Both parts are distilled over the old classes. A
     balanced loss replaces the two losses by one over the whole batch.
 
-    The code has a low learning rate in later tasks (`train.later_learning_rate`), and CCIL-SD
-    distils the first task's model once more (`train.self_distillation_epochs`). It computes
-    BatchNorm's statistics of the two parts one by one, and here they are those of the whole batch.
+    Each part has BatchNorm statistics of its own. The code has a low learning rate in later tasks
+    (`train.later_learning_rate`), and CCIL-SD distils the first task's model once more
+    (`train.self_distillation_epochs`).
     """
 
     teacher: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class CCIL(Method):
         return "cosine"
 
     def stages(self, main: Stage, task: int) -> tuple[Stage, ...]:
-        return (dataclasses.replace(main, replay="all"),)
+        return (dataclasses.replace(main, replay="all", batch_norm="parts"),)
 
     def terms(self, step: Step) -> Terms:
         task = step.task

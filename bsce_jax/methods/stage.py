@@ -40,8 +40,9 @@ class Stage:
       trainable: prefixes of the paths of the trained parameters, such as `head/weight`. The other
         parameters are not differentiated, and cost no backward pass.
       freeze_old_rows: whether the head's vectors of old classes are frozen.
-      batch_norm: `train` uses the statistics of the batch and updates the running ones; `frozen`
-        uses the running ones unchanged.
+      batch_norm: `train` uses the statistics of the batch and updates the running ones; `parts`
+        does so twice, for the images of a batch without the exemplars that `replay_batch_size`
+        adds, then for these, and excludes `turns`; `frozen` uses the running ones unchanged.
       turns: whether each image is trained on in its four quarter turns; see `Step.turns`.
       weight_decay: whether `config.train.weight_decay` acts.
       prepare: changes the model when the stage begins, None leaves it as it is. A teacher `start`
@@ -65,11 +66,15 @@ class Stage:
     teacher: Literal["none", "previous", "start"] = "none"
     trainable: tuple[str, ...] = ("backbone", "head")
     freeze_old_rows: bool = False
-    batch_norm: Literal["train", "frozen"] = "train"
+    batch_norm: Literal["train", "parts", "frozen"] = "train"
     turns: bool = False
     weight_decay: bool = True
     prepare: Callable[[ModelState, TaskInfo, Probe], ModelState] | None = None
     balances: bool = False
+
+    def __post_init__(self) -> None:
+        if self.turns and self.batch_norm == "parts":
+            raise ValueError(f"stage {self.name} has turns and batch_norm='parts': choose one")
 
     def balanced_finetuning(self, **changes: Any) -> Stage:
         """Make a stage on the memory, which has all classes in equal numbers, from this stage.

@@ -94,8 +94,16 @@ def make_train_chunk(
         variables = {"params": params, "batch_stats": batch_stats}
         if stage.batch_norm == "frozen":
             return infer(network, variables, images), batch_stats
-        outputs, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
-        return outputs, updated.get("batch_stats", {})
+        parts, outputs = [images], list[Outputs]()
+        if stage.batch_norm == "parts" and stage.replay_batch_size:
+            parts = jnp.split(images, [len(images) - stage.replay_batch_size])
+        for part in parts:
+            one, updated = network.apply(variables, part, train=True, mutable=["batch_stats"])
+            outputs.append(one)
+            variables = {**variables, **updated}
+        # the scale is not of a sample
+        whole = lambda *ones: jnp.concatenate(ones) if ones[0].ndim else ones[0]
+        return jax.tree.map(whole, *outputs), variables["batch_stats"]
 
     def step(
         state: TrainState,

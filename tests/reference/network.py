@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.tape import Var, exp, log, pad, var
+from reference.tape import Var, concatenate, exp, log, pad, var
 
 Arrays = dict[str, np.ndarray]  # by path, such as "head/weight"
 Params = dict[str, Var]
@@ -43,6 +43,17 @@ def network(
     second, y = layer("backbone", 1, x, stride=2)
     features = (y if head == "linear" else second).mean((1, 2))
     return score(params, features, head)._replace(maps=[first, second]), moved
+
+
+def joined(parts: list[Outputs]) -> Outputs:
+    """Put the samples of parts of a batch one behind the other; there are no maps."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    features, scores = (
+        concatenate([getattr(part, name) for part in parts], 0) for name in ("features", "scores")
+    )
+    return Outputs(features, [], scores, first.scale)
 
 
 class _Layers(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from reference import losses
 from reference.meta import OldWeight
 from reference.methods import View, rules, terms
-from reference.network import Arrays, Outputs, Params, network, score
+from reference.network import Arrays, Outputs, Params, joined, network, score
 from reference.problem import Batch, Model, Problem
 from reference.tape import Var, gradient, var
 
@@ -44,10 +44,20 @@ def train(problem: Problem, start: Model, teacher: Model, batches: Sequence[Batc
         if batch.balanced is not None:
             old_weight.look_ahead(model, batch, rule.head)
         leaves = {name: var(value) for name, value in params.items()}
-        out, stats = network(
-            leaves, stats, batch.images, head=rule.head, batch_statistics=rule.batch_statistics
-        )
-        out, labels = out.rows(batch.real), batch.labels[batch.real]
+        passes = [np.ones(len(batch.images), bool)]
+        if problem.method == "ccil":  # the code: model(x), then model(x_old)
+            passes = [~batch.replayed, batch.replayed]
+        outs = []
+        for rows in passes:
+            out, stats = network(
+                leaves,
+                stats,
+                batch.images[rows],
+                head=rule.head,
+                batch_statistics=rule.batch_statistics,
+            )
+            outs.append(out)
+        out, labels = joined(outs).rows(batch.real), batch.labels[batch.real]
         factor = old_weight.factor(old_weight.value)
         parts = terms(_view(problem, rule.head, leaves, teacher, batch, model, out, factor))
         logged.append({name: float(part.value) for name, part in parts.items()})

@@ -12,8 +12,9 @@ Parts:
            also as fractions of the measured copy bandwidth and matrix rate of the device
   devices  the step of the first method split over 1, 2 and 4 devices (on a CPU, the devices share
            its cores)
-  run      a whole short run, its time by kind of work
-  tasks    the same images in 5, 10, 20 and 50 tasks: the time of a task apart from its steps
+  run      a whole run of 2 epochs a task, its time by kind of work
+  tasks    the same images in 5, 10, 20 and 50 tasks of one epoch: the time of a task apart from its
+           steps
 
 Images are random: no data set is needed. Exit codes: 0 done; 2 bad input; 130 or 143 stopped by
 Ctrl-C or SIGTERM, after printing what was measured so far.

@@ -14,7 +14,8 @@ benchmarks/results/study/, and is not trained again. Several processes can share
 --seeds, --methods and --protocols.
 
 Runs whose first task is the same share its training, which is a run of its own in runs/: the losses
-and increments of a method, and methods of `ALIKE`.
+and increments of a method, and methods of `ALIKE`. The models in benchmarks/bases/ are first tasks
+that need not be trained.
 
 The short recipe is `cifar100:recipe=short`: 30 epochs of the first task and 10 of each later one.
 The reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8 and 20 epochs.
@@ -22,7 +23,6 @@ The reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8
 run that had another value is an error.
 """
 
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -72,6 +72,7 @@ ALIKE = {
 }
 ORDERS = (1993, 1, 2)  # of the classes, by seed
 CLASSES = 100
+BASES = pathlib.Path(__file__).resolve().parent / "bases"
 # recipe -> folder of its results
 RECIPES = {"published": "study", "short": "study_short", "reduced": "study_reduced"}
 REDUCED = {
@@ -128,7 +129,7 @@ class Run(NamedTuple):
             common.train(self.path, self.config, {**fields, **start})
 
     def first_task(self, more: dict[str, Any]) -> pathlib.Path:
-        """Train the first task, unless its model exists, and return the folder of that run."""
+        """Return the folder of the run of the first task; train it unless its model exists."""
         method = ALIKE.get(self.method, self.method)
         loss = "cross_entropy" if self.loss in PLAIN else self.loss
         classes = self.protocol.base or self.protocol.increment
@@ -136,6 +137,9 @@ class Run(NamedTuple):
         run = Run(alone, method, loss, self.seed, self.recipe)
         order = scenario.class_order(ORDERS[self.seed], CLASSES)[:classes]
         file = run.path.parent.parent / f"first_{classes}" / run.path.name
+        name = file.relative_to(common.RESULTS).with_suffix("")
+        if more.keys() <= set(common.PLACES) and (BASES / name).exists():
+            return BASES / name
         folder = common.folder_of(file)
         if not (folder / "results.json").exists():
             classes_alone = {"scenario.class_order": ",".join(map(str, order))}
@@ -176,7 +180,7 @@ def main() -> None:
         raise unknown("seed", seed, range(len(ORDERS)))
     if args.list and args.overrides:
         raise UserError(f"--list trains nothing: leave out --config.{next(iter(args.overrides))}")
-    more = {"dataset.data_dir": os.path.abspath(args.data_dir), **args.overrides}
+    more = {"dataset.data_dir": args.data_dir, **args.overrides}
     for run in all_runs(args.recipe):
         wanted = run.method in args.methods and run.protocol.name in args.protocols
         if wanted and run.seed in args.seeds:

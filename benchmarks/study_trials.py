@@ -9,7 +9,6 @@ later rate, the short one. The runs of a recipe and a seed share the first task,
 benchmarks/results/trials_reduced/ and trials_short/.
 """
 
-import os
 import pathlib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -122,7 +121,7 @@ def main() -> None:
     for seed in args.seeds:
         for recipe in args.recipes:
             for trial in TRIALS[recipe]:
-                trial.train(seed, os.path.abspath(args.data_dir))
+                trial.train(seed, args.data_dir)
 
 
 if __name__ == "__main__":

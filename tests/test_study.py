@@ -36,6 +36,7 @@ def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     monkeypatch.setattr(common, "run", run)
     monkeypatch.setattr(common, "ROOT", tmp_path)
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(study, "BASES", tmp_path / "bases")
     for name in ("configs", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     return configs
@@ -92,6 +93,23 @@ def test_first_tasks_are_shared(trained: dict[str, Any]) -> None:
             assert start.endswith("/podnet-cross_entropy-0")
     for file in common.RESULTS.rglob("*.json"):
         assert "init_from" not in file.read_text()
+
+
+def test_a_first_task_that_is_kept_is_not_trained(
+    trained: dict[str, Any],
+) -> None:
+    kept = study.BASES / "study_short" / "first_50" / "il_baseline-cross_entropy-0"
+    kept.mkdir(parents=True)
+    runs = [study.Run(study.PROTOCOLS[0], "wa", "cross_entropy", seed, "short") for seed in (0, 1)]
+    for run in runs:
+        run.train({"dataset.data_dir": "data"})
+    first, *others = trained.values()
+    assert first.train.init_from == str(kept)
+    assert [config.train.init_from == "" for config in others] == [True, False]
+    # with a field of its own the first task is another one
+    trained.clear()
+    runs[0].first_task({"dataset.data_dir": "data", "runtime.dtype": "bfloat16"})
+    assert list(trained) == ["study_short/first_50/il_baseline-cross_entropy-0"]
 
 
 def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any]) -> None:

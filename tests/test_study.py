@@ -12,8 +12,10 @@ import study
 import study_trials
 import tables
 
+from bsce_jax import config as config_lib
 from bsce_jax.errors import UserError
 from bsce_jax.methods import METHODS
+from bsce_jax.runs.saved import SavedRun, has_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -110,6 +112,23 @@ def test_a_first_task_that_is_kept_is_not_trained(
     trained.clear()
     runs[0].first_task({"dataset.data_dir": "data", "runtime.dtype": "bfloat16"})
     assert list(trained) == ["study_short/first_50/il_baseline-cross_entropy-0"]
+
+
+def test_the_first_tasks_that_are_kept_are_those_of_the_study(
+    trained: dict[str, Any],
+) -> None:
+    places = (ROOT / "benchmarks" / "bases").rglob("model")
+    kept = {place.parent: SavedRun.open(place.parent, task=0) for place in places}
+    assert kept
+    recipes = {folder: recipe for recipe, folder in study.RECIPES.items()}
+    for folder, run in kept.items():
+        method, loss, seed = folder.name.rsplit("-", 2)
+        recipe = recipes[folder.parent.parent.name]
+        study.Run(study.PROTOCOLS[0], method, loss, int(seed), recipe).first_task({})
+        *_, wanted = trained.values()
+        both = (config_lib.flat(config.to_dict()) for config in (run.config, wanted))
+        assert config_lib.differences(*both) == []
+        assert has_model(folder)
 
 
 def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any]) -> None:

@@ -97,9 +97,7 @@ def test_first_tasks_are_shared(trained: dict[str, Any]) -> None:
         assert "init_from" not in file.read_text()
 
 
-def test_a_first_task_that_is_kept_is_not_trained(
-    trained: dict[str, Any],
-) -> None:
+def test_a_first_task_that_is_kept_is_not_trained(trained: dict[str, Any]) -> None:
     kept = study.BASES / "study_short" / "first_50" / "il_baseline-cross_entropy-0"
     kept.mkdir(parents=True)
     runs = [study.Run(study.PROTOCOLS[0], "wa", "cross_entropy", seed, "short") for seed in (0, 1)]
@@ -114,9 +112,7 @@ def test_a_first_task_that_is_kept_is_not_trained(
     assert list(trained) == ["study_short/first_50/il_baseline-cross_entropy-0"]
 
 
-def test_the_first_tasks_that_are_kept_are_those_of_the_study(
-    trained: dict[str, Any],
-) -> None:
+def test_the_first_tasks_that_are_kept_are_those_of_the_study(trained: dict[str, Any]) -> None:
     places = (ROOT / "benchmarks" / "bases").rglob("model")
     kept = {place.parent: SavedRun.open(place.parent, task=0) for place in places}
     assert kept

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/study_trials.py --data_dir data      # trains what is missing
     .venv/bin/python benchmarks/study_trials.py --table              # writes docs/results.md
 
-Base 50 in increments of 10, with the reduced recipe and, for the heads that are solved and a low
-later rate, the short one. The runs of a recipe and a seed share the first task, which
+Base 50 in increments of 10, with the reduced recipe and, for the heads that are solved, predictions
+from mirrored images and a low later rate, the short one. The runs of a recipe and a seed share the first task, which
 `benchmarks/study.py` trains if it is not there. Finished runs are files under
 benchmarks/results/trials_reduced/ and trials_short/.
 """
@@ -79,6 +79,9 @@ TRIALS = {
     ),
     "short": (
         Trial("il_baseline", BALANCED, {LATER: 0.01}, "short"),
+        Trial("lucir", BALANCED, {LATER: 0.01}, "short"),
+        Trial("acil", PLAIN, {"model.flip": True}, "short"),
+        Trial("ds_al", PLAIN, {"model.flip": True}, "short"),
         *(ridge(width) for width in (64, 256, 1024, 2048, 4096)),
         *(ridge(2048, gamma) for gamma in (0.001, 1.0, 10.0, 100.0)),
         *(ridge(width, method="ds_al") for width in (1024, 2048)),

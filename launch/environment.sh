@@ -5,14 +5,13 @@
 # The argument is the extra to install (dev, cuda12, cuda13, tpu); its packages, versions and hashes
 # are in launch/lock/. PYTHON is the interpreter, python3 by default.
 make_environment() {
-  local extra=${1:-base} lock install stamp
+  local extra=${1:-base} lock install
   lock=launch/lock/$extra.txt
   if [ ! -f "$lock" ]; then
     echo "error: ACCELERATOR=$extra: it is cuda12, cuda13, tpu or, for CPUs, not set" >&2
     exit 2
   fi
-  stamp=$(cat pyproject.toml "$lock" | sha256sum)
-  if [ "$(cat ".venv/stamp-$extra" 2>/dev/null)" = "$stamp" ]; then return; fi
+  if [ "$(cat ".venv/stamp-$extra" 2>/dev/null)" = "$(_stamp "$extra")" ]; then return; fi
   "${PYTHON:-python3}" - <<'PY'
 import sys
 if sys.version_info < (3, 11):
@@ -27,8 +26,13 @@ PY
   "${install[@]}" --require-hashes --use-pep517 --no-build-isolation -r "$lock"
   # setuptools warns of what every editable installation is
   PYTHONWARNINGS=ignore "${install[@]}" --no-deps --use-pep517 --no-build-isolation --editable .
-  echo "$stamp" > ".venv/stamp-$extra"
+  _stamp "$extra" > ".venv/stamp-$extra"
+  # each extra has the packages of base too, in the same versions
+  _stamp base > .venv/stamp-base
 }
+
+# Identify what make_environment installs for an extra.
+_stamp() { cat pyproject.toml "launch/lock/$1.txt" | sha256sum; }
 
 # Run a command; with DRY_RUN set, print it instead.
 run() {

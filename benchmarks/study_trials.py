@@ -1,12 +1,13 @@
-"""Trials of what later tasks are trained with, from first tasks of the study.
+"""Trials of fields that the study leaves as they are.
 
     .venv/bin/python benchmarks/study_trials.py --data_dir data      # trains what is missing
     .venv/bin/python benchmarks/study_trials.py --table              # writes docs/results.md
 
 Base 50 in increments of 10, with the reduced recipe and, for the heads that are solved, predictions
-from mirrored images and a low later rate, the short one. The runs of a recipe and a seed share the first task, which
-`benchmarks/study.py` trains if it is not there. Finished runs are files under
-benchmarks/results/trials_reduced/ and trials_short/.
+from mirrored images and a low later rate, the short one. The runs of a recipe and a seed share the
+first task, which `benchmarks/study.py` trains if it is not there; a trial whose fields concern the
+first task trains its own. Finished runs are files under benchmarks/results/trials_reduced/ and
+trials_short/.
 """
 
 import pathlib
@@ -20,6 +21,7 @@ from tables import PAGE, figure
 
 from bsce_jax.cli import Parser
 from bsce_jax.errors import UserError, exit_on_user_error, unknown
+from bsce_jax.runs.start import of_first_task
 
 BALANCED, PLAIN = "balanced_softmax", "cross_entropy"
 SEEDS = (0, 1, 2)
@@ -48,8 +50,9 @@ class Trial(NamedTuple):
         if self.path(seed).exists():
             return
         run, more = self.run(seed), {"dataset.data_dir": data_dir}
-        start = {"train.init_from": run.first_task(more)}
-        fields = {**run.fields(), **more, **self.fields, **start}
+        fields = {**run.fields(), **more, **self.fields}
+        if not of_first_task(self.fields):
+            fields["train.init_from"] = run.first_task(more)
         common.train(self.path(seed), run.config, fields)
 
 
@@ -60,12 +63,21 @@ def ridge(width: int, gamma: float = 0.1, method: str = "acil") -> Trial:
 
 
 LATER = "train.later_learning_rate"
+# what may make a first task better for a head that is solved
+FIRST_TASKS: tuple[dict[str, Any], ...] = (
+    {"train.schedule": "cosine"},
+    {"train.average": 0.99},
+    {"train.decorrelation": 0.5},
+    {"train.self_distillation_epochs": 10},
+)
 TRIALS = {
     "reduced": (
         Trial("il_baseline", BALANCED),
         Trial("il_baseline", BALANCED, {LATER: 0.03}),
         Trial("il_baseline", BALANCED, {LATER: 0.01}),
         Trial("il_baseline", BALANCED, {"model.flip": True}),
+        Trial("il_baseline", BALANCED, {"train.average": 0.99}),
+        *(Trial("il_baseline", BALANCED, {"train.sharpness": r}) for r in (0.05, 0.1, 0.2)),
         Trial("il_baseline"),
         Trial("il_baseline", PLAIN, {LATER: 0.03}),
         Trial("il_baseline", PLAIN, {LATER: 0.01}),
@@ -73,6 +85,7 @@ TRIALS = {
         Trial("wa"),
         Trial("acil", PLAIN, {"method.width": 2048}),
         Trial("ds_al", PLAIN, {"method.width": 2048}),
+        *(Trial("ds_al", PLAIN, {"method.width": 2048, **fields}) for fields in FIRST_TASKS),
         Trial("der", BALANCED),
         Trial("der", BALANCED, {"train.finetuning": "always"}),
         Trial("der"),

@@ -16,6 +16,7 @@ from bsce_jax import config as config_lib
 from bsce_jax.errors import UserError
 from bsce_jax.methods import METHODS
 from bsce_jax.runs.saved import SavedRun, has_model
+from bsce_jax.runs.start import of_first_task
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -135,13 +136,13 @@ def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any])
             *_, config = trained.values()
             for path, value in trial.fields.items():
                 assert config.to_dict()[path.split(".")[0]][path.split(".")[1]] == value
-            assert config.train.init_from
+            assert bool(config.train.init_from) == (not of_first_task(trial.fields))
             epochs = (config.train.epochs, config.train.later_epochs)
             assert epochs == {"reduced": (20, 0), "short": (30, 10)}[recipe]
             assert trial.path(1).exists()
         assert len(study_trials.table(recipe).splitlines()) == 2 + len(trials)
     firsts = {p.parent.name for p in (common.ROOT / "runs").rglob("results.json")}
-    assert firsts == {"il_baseline-cross_entropy-1", "der-cross_entropy-1"}
+    assert firsts == {f"{name}-cross_entropy-1" for name in ("il_baseline", "lucir", "der")}
 
 
 def test_methods_are_compared_under_losses_that_differ() -> None:

@@ -101,7 +101,7 @@ class FirstTask:
         folder, there = self._run.folder, config_lib.flat(self._run.config.to_dict())
         names = {"method.name": config.method.name, "loss.name": config.loss.name}
         both = (there, config_lib.flat(config.to_dict()))
-        differences = config_lib.differences(*({**_of_first(of), **names} for of in both))
+        differences = config_lib.differences(*({**of_first_task(of), **names} for of in both))
         losses = {there["loss.name"], config.loss.name}
         counts = np.bincount(dataset.train.labels)[list(scenario.tasks[0])]
         if len(losses) > 1 and not (losses <= set(PLAIN) and len(set(counts)) == 1):
@@ -182,7 +182,7 @@ def as_placed(values: Any, like: Any) -> Any:
     return jax.tree.map(lambda value, array: jax.device_put(value, array.sharding), values, like)
 
 
-def _of_first(values: Mapping[str, Any]) -> dict[str, Any]:
+def of_first_task(values: Mapping[str, Any]) -> dict[str, Any]:
     """Choose the fields that a first task's network and training depend on."""
     return {
         path: value

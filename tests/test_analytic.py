@@ -2,6 +2,8 @@
 
 import itertools
 import pathlib
+import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -119,6 +121,23 @@ def test_ds_al_fits_the_residuals_of_new_classes() -> None:
     compensation = recursion(second, left, parts(tasks), 0.3)
     wanted = z @ recursion(z, targets, parts(tasks), 0.3) + 0.7 * second @ compensation
     np.testing.assert_allclose(scores(method, extra)[:, :5], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [ACIL(width=256), DSAL(width=256)])
+def test_the_expanded_features_are_not_in_memory_all_at_once(method: ACIL) -> None:
+    labels = np.repeat(np.arange(5), 10_000)
+    features = np.random.default_rng(0).normal(size=(len(labels), DIM)).astype(np.float32)
+    probe: Any = SimpleNamespace(features=lambda model, records: features[records])
+    head = {"weight": jnp.zeros((5, DIM))}
+    model = ModelState({"head": head}, {}, method.init_extra({"head": head}, 5))
+    info = TaskInfo(0, 0, 5, 3, labels, np.arange(len(labels)), np.array([], int), False)
+    tracemalloc.start()
+    try:
+        method.end_training(model, info, probe)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(labels) * method.width * 8 / 2
 
 
 def test_a_run_ends_the_same_whatever_its_later_tasks_are(tmp_path: pathlib.Path) -> None:

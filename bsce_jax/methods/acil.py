@@ -12,7 +12,7 @@ from bsce_jax.fields import field
 from bsce_jax.methods import METHODS, Method, ModelState, Params, Probe, Stage, TaskInfo
 from bsce_jax.streams import Purpose, generator
 
-BATCH = 1024  # images whose expanded features are in memory at a time
+BATCH = 4096  # images whose expanded features are in memory at a time
 Activation = Callable[[Any], Any]
 
 
@@ -63,7 +63,8 @@ class ACIL(Method):
         features = probe.features(model, np.concatenate(records)).astype(np.float64)
         weights = float(unit) / counts if self.balance else np.ones(len(counts))
         batches = _Batches(
-            features @ np.asarray(projection, np.float64),
+            features,
+            np.asarray(projection, np.float64),
             np.repeat(np.asarray(task.new), counts),
             np.repeat(weights, counts),
         )
@@ -107,9 +108,10 @@ class ACIL(Method):
         """
         gram, moment = (_join(stream[name]) for name in ("gram", "moment"))
         for projected, labels, weights in batches:
-            z = activation(projected)
-            gram += (z * weights[:, None]).T @ z
-            moment += (targets(projected, labels) * weights[:, None]).T @ z
+            root = np.sqrt(weights)[:, None]
+            z = activation(projected) * root
+            gram += z.T @ z  # of a matrix with itself, numpy computes one triangle
+            moment += (targets(projected, labels) * root).T @ z
         ridge = np.linalg.solve(gram + self.gamma * np.eye(self.width), moment.T).T
         return {
             "gram": _split(gram),
@@ -150,16 +152,25 @@ class DSAL(ACIL):
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Images in batches: f P [n, W], labels [n] and weights [n], float64."""
+    """Images in batches.
 
-    projected: np.ndarray
+    Attributes:
+      features: f [n, D] float64.
+      projection: P [D, W] float64.
+      labels: [n].
+      weights: [n] float64.
+    """
+
+    features: np.ndarray
+    projection: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield f P [BATCH, W], labels and weights; the last batch may be shorter."""
         for start in range(0, len(self.labels), BATCH):
             part = slice(start, start + BATCH)
-            yield self.projected[part], self.labels[part], self.weights[part]
+            yield self.features[part] @ self.projection, self.labels[part], self.weights[part]
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

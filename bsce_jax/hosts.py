@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bsce_jax.errors import UserError, report
+
+Tree = TypeVar("Tree")
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 
@@ -136,6 +139,24 @@ def check_same(what: str, text: str) -> None:
     different = np.flatnonzero((digests != digests[0]).any(axis=1))
     if len(different):
         raise UserError(f"process {different[0]} has another {what} than process 0")
+
+
+def of_main(tree: Tree) -> Tree:
+    """Give all processes the main one's values of a tree of arrays.
+
+    What numpy computes may differ in its last digits from process to process, by the kind of CPU
+    and the number of threads.
+
+    Args:
+      tree: of arrays, of the same shapes in all processes.
+
+    Returns:
+      The tree as it is in a run of one process, else with numpy's arrays.
+    """
+    if count() == 1:
+        return tree
+    there: Tree = multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
+    return there
 
 
 class SharedRequest:

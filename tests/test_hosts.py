@@ -24,9 +24,14 @@ Process = subprocess.Popen[str]
 
 
 def start(
-    folder: pathlib.Path, processes: int, devices: int, *words: str, last: Sequence[str] = ()
+    folder: pathlib.Path,
+    processes: int,
+    devices: int,
+    *words: str,
+    last: Sequence[str] = (),
+    here: pathlib.Path = ROOT,
 ) -> list[Process]:
-    """Start the processes of a run; `last` are words of the last one alone."""
+    """Start the processes of a run in the folder `here`; `last` are words of the last one alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -39,7 +44,7 @@ def start(
         started.append(
             subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=here,
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -99,6 +104,47 @@ def test_processes_with_devices_of_their_own_give_the_results_of_one(
     ]
     losses = [[entry["loss"] for entry in log if entry["kind"] == "epoch"] for log in logs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-2)
+
+
+ROUNDS_ALONE = '''
+"""A method whose hooks compute other numbers in each process, as other CPUs would."""
+import dataclasses, pathlib
+import jax, numpy as np
+from bsce_jax import config
+from bsce_jax.methods import METHODS
+from bsce_jax.methods.replay import Replay
+
+@METHODS.register("rounds_alone")
+@dataclasses.dataclass(frozen=True)
+class RoundsAlone(Replay):
+    def begin_task(self, model, task, probe):
+        head = model.params["head"]
+        bias = np.asarray(head["bias"]) + 0.5 + jax.process_index()
+        head = {**head, "bias": jax.numpy.asarray(bias)}
+        return dataclasses.replace(model, params={**model.params, "head": head})
+
+    def end_training(self, model, task, probe):
+        for path, array in jax.tree_util.tree_leaves_with_path(model.params):
+            (own,) = {shard.data.tobytes() for shard in array.addressable_shards}
+            with open(f"{jax.process_index()}.txt", "a") as seen:
+                print(jax.tree_util.keystr(path), own.hex(), file=seen)
+        return model
+
+def get_config(arg=""):
+    c = config.default("rounds_alone", "cross_entropy")
+    c.scenario.base = c.scenario.increment = 5
+    c.train.epochs = 1
+    return c
+'''
+
+
+def test_processes_that_compute_other_numbers_train_one_model(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "own.py").write_text(ROUNDS_ALONE)
+    codes, _, errors = end(start(tmp_path / "run", 2, 2, "--config=own.py", here=tmp_path))
+    assert codes == [0, 0], errors
+    first, second = ((tmp_path / f"{number}.txt").read_text() for number in (0, 1))
+    assert first == second
+    assert first.count("['head']['bias']") == 2  # tasks
 
 
 @pytest.mark.slow

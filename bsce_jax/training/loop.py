@@ -247,10 +247,11 @@ class _Run:
             self.teacher = self.model if self.problem.method.teacher and task > 0 else None
             network = self.problem.network_of(task)
             probe = self.trainer.probe(network)
+            model = self.model
             if network != self.network:
-                self.model = self.problem.method.grow(self.model, info, probe)
+                model = self.problem.method.grow(model, info, probe)
                 self.network = network
-            self.model = self.problem.method.begin_task(self.model, info, probe)
+            self._change(self.problem.method.begin_task(model, info, probe))
 
     def _train(self, work: Work) -> None:
         """Train the rest of a stage; log every epoch, save at intervals and on a stop request."""
@@ -264,7 +265,8 @@ class _Run:
                 self.teacher = self.model
             if work.stage.prepare:
                 info = self.problem.task_info(work.task, self.progress.exemplars)
-                self.model = work.stage.prepare(self.model, info, self.trainer.probe(self.network))
+                probe = self.trainer.probe(self.network)
+                self._change(work.stage.prepare(self.model, info, probe))
         teacher = self.teacher if work.stage.teacher != "none" else None
         tasks, epochs = self.problem.scenario.num_tasks, work.stage.epochs
         self.display.stage(work.task, tasks, work.stage.name, epochs, epoch, self.progress.step)
@@ -317,7 +319,7 @@ class _Run:
         probe = self.trainer.probe(self.network)
         info = self.problem.task_info(task, self.progress.exemplars)
         with self.clock("correct"):
-            self.model = self.problem.method.end_training(self.model, info, probe)
+            self._change(self.problem.method.end_training(self.model, info, probe))
         with self.clock("remember"):
             kept = self.problem.memory(self.progress.exemplars)
             records = self.problem.records[old:seen]
@@ -326,12 +328,13 @@ class _Run:
             if any(quota):
                 features = probe.features(self.model, np.concatenate(records))
                 parts = np.split(features, np.cumsum([len(r) for r in records])[:-1])
+                chosen = []
                 for i, (part, record) in enumerate(zip(parts, records, strict=True)):
                     rng = generator(config.seed, Purpose.SELECTION, task, old + i)
                     best = memory.select(part, quota[old + i], config.memory.selection, rng=rng)
-                    ranked[i] = record[best].tolist()
+                    chosen.append(record[best])
+                ranked = [best.tolist() for best in hosts.of_main(chosen)]
             exemplars = kept.add(ranked).exemplars
-            hosts.check_same("choice of exemplars", json.dumps(exemplars))
         self.progress = dataclasses.replace(self.progress, exemplars=exemplars)
 
     def _evaluate(self, task: int) -> None:
@@ -385,6 +388,11 @@ class _Run:
         self._save(None)
 
     # helpers of these parts
+
+    def _change(self, model: ModelState) -> None:
+        """Replace the model by what a hook made of it in the main process."""
+        if model is not self.model:
+            self.model = mesh_lib.replicate(self.trainer.mesh, hosts.of_main(model))
 
     def _class_means(self) -> np.ndarray | None:
         probe = self.trainer.probe(self.network)

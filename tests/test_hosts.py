@@ -108,7 +108,7 @@ def test_processes_with_devices_of_their_own_give_the_results_of_one(
 
 ROUNDS_ALONE = '''
 """A method whose hooks compute other numbers in each process, as other CPUs would."""
-import dataclasses, pathlib
+import dataclasses
 import jax, numpy as np
 from bsce_jax import config
 from bsce_jax.methods import METHODS

@@ -128,7 +128,9 @@ class Model:
 class Train:
     """`config.train`: how each task is trained."""
 
-    epochs: int = field(30, "epochs of each task", least=1, most=100_000)
+    epochs: int = field(
+        30, "epochs of each task, 0 to keep the backbone of model.init", least=0, most=100_000
+    )
     later_epochs: int = field(
         0,
         "the same for all tasks but the first, 0 for that of the first",

@@ -39,7 +39,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]
             fields["model.name"] = "tiny_linear"
         if method == "podnet":
             fields |= {"method.finetune_epochs": 1}
-        run(make_config(method, None, fields), folder, DATA)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate, "BATCH", 7)  # of 36 and 60 test images
+            run(make_config(method, None, fields), folder, DATA)
     return found
 
 

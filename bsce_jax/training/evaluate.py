@@ -8,6 +8,7 @@ from bsce_jax.scenario import Scenario
 from bsce_jax.training.probe import FeedProbe
 
 TOP = 5
+BATCH = 4096  # images whose scores are computed at a time: a method may expand their features
 
 
 def predict(
@@ -43,9 +44,12 @@ def predict(
         mirrored = test.outputs(model, records, mirrored=True)
         features, logits = (features + mirrored[0]) / 2, (logits + mirrored[1]) / 2
     logits[:, seen:] = -np.inf
-    scores = np.asarray(
-        method.predict(jnp.asarray(logits), jnp.asarray(features), model.extra)[:, :seen]
-    )
+    parts = []
+    for start in range(0, len(records), BATCH):
+        part = slice(start, start + BATCH)
+        batch = jnp.asarray(logits[part]), jnp.asarray(features[part])
+        parts.append(np.asarray(method.predict(*batch, model.extra)[:, :seen]))
+    scores = np.concatenate(parts)
     cnn, mean_scores = top_classes(scores, scenario), scores.mean(axis=0)
     if means is None:
         return cnn, np.full_like(cnn, -1), mean_scores

@@ -82,6 +82,8 @@ class Problem:
                 f"train.flatness is {config.train.flatness} and train.sharpness 0: C-Flat needs "
                 "its radius"
             )
+        if not config.train.epochs and not config.model.init:
+            raise UserError("train.epochs is 0: only a backbone of model.init needs no training")
         for task in (0, 1):
             for stage in self.all_stages(task):
                 if stage.warmup > stage.epochs > 0:  # the rate would not reach its value

@@ -620,16 +620,20 @@ def _logsumexp(scores: jax.Array) -> jax.Array:
 
 def _kl_divergence(log_p: jax.Array, log_q: jax.Array, where: jax.Array) -> jax.Array:
     """Compute sum_j p_j (log p_j - log q_j) over the classes in `where`, [batch]."""
-    # Set to 0 before the product: outside `where` neither is a log-probability.
-    log_p, log_q = jnp.where(where, log_p, 0.0), jnp.where(where, log_q, 0.0)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    # Set to 0 before the product: outside `where` neither is a log-probability, and a class that
+    # p leaves out adds nothing, whatever q says of it.
+    counts = where & ~jnp.isneginf(log_p)
+    gap = jnp.where(counts, log_p, 0.0) - jnp.where(counts, log_q, 0.0)
+    return jnp.sum(jnp.where(counts, jnp.exp(log_p), 0.0) * gap, axis=-1)
 
 
 def _sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array, where: jax.Array) -> jax.Array:
     """Sum the binary cross-entropies over the classes in `where`, [batch]."""
     logits, targets = jnp.where(where, logits, 0.0), jnp.where(where, targets, 0.0)
-    losses = targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)
-    return jnp.sum(jnp.where(where, losses, 0.0), axis=-1)
+    # selected, not multiplied by 0: at an infinite logit one of the two is infinite
+    positive = jnp.where(targets > 0, targets * jax.nn.softplus(-logits), 0.0)
+    negative = jnp.where(targets < 1, (1.0 - targets) * jax.nn.softplus(logits), 0.0)
+    return jnp.sum(jnp.where(where, positive + negative, 0.0), axis=-1)
 
 
 def _normalise(x: jax.Array) -> jax.Array:

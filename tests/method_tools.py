@@ -79,12 +79,17 @@ def model(params: Any = HEAD, **extra: Any) -> ModelState:
 
 
 def context(
-    old: Array = OLD, new: Array = NEW, prior: Array | None = None, tasks: Array = TASKS
+    old: Array = OLD,
+    new: Array = NEW,
+    prior: Array | None = None,
+    tasks: Array = TASKS,
+    counts: Array | None = None,
 ) -> TaskContext:
     prior = np.where(old | new, 0.0, -np.inf) if prior is None else prior
     return TaskContext(
         old=jnp.asarray(old),
         new=jnp.asarray(new),
+        counts=f32(np.where(old | new, 1.0, 0.0) if counts is None else counts),
         log_prior=f32(prior),
         task_of_class=jnp.asarray(tasks),
         train_rows=f32(np.ones(len(old))),

@@ -97,6 +97,12 @@ def test_the_head_keeps_its_old_block_and_gets_fresh_numbers_around_it() -> None
     now = np.asarray(second.params["head"]["weight"])
     np.testing.assert_array_equal(now[:2, :64], weight[:2, :64])
     assert not now[:, 128:].any()
+    # a run that is extended has random numbers in the columns of further tasks
+    wider = {**first.params, "head": {**model.params["head"], "weight": jnp.asarray(1 + weight)}}
+    extended = dataclasses.replace(first, params=wider)
+    now = DER().begin_task(extended, info([2, 3], 2, 4, index=1), probe).params["head"]["weight"]
+    assert now[:, :128].all()
+    assert not now[:, 128:].any()
     for fresh in (now[2:4, :128], now[:2, 64:128]):  # uniform with variance 1 / 128
         assert 0.9 * np.sqrt(3 / 128) < np.abs(fresh).max() <= np.sqrt(3 / 128)
         np.testing.assert_allclose(fresh.var(), 1 / 128, rtol=0.25)

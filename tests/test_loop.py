@@ -180,6 +180,32 @@ def test_a_task_may_be_trained_on_the_memory_alone(tmp_path: pathlib.Path) -> No
     assert results["timing"]["steps"] == (2 + 2 * 1) + 2 * 2
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_there_is_no_stage_on_an_empty_memory(method: str) -> None:
+    fields = {"memory.size": 0, "train.replay_batch_size": 0, "model.name": "resnet8"}
+    made = make_config(method, None, fields)
+    for task in (0, 1):
+        assert all(s.records != "memory" for s in Problem(made, DATA).all_stages(task))
+
+
+def test_a_run_with_an_empty_memory_has_no_finetuning(tmp_path: pathlib.Path) -> None:
+    fields = {"memory.size": 0, "train.epochs": 1, "method.finetune_epochs": 2}
+    results = loop.run(make_config("podnet", None, fields), tmp_path, DATA)
+    assert results["timing"]["steps"] == 2 + 2  # 60 images a task, in batches of 32
+
+
+def test_every_task_of_joint_training_is_trained_as_the_first() -> None:
+    fields = {
+        "train.later_epochs": 1,
+        "train.later_learning_rate": 0.01,
+        "train.self_distillation_epochs": 3,
+    }
+    problem = Problem(make_config("joint", None, fields), DATA)
+    first, second = problem.all_stages(0), problem.all_stages(1)
+    assert [stage.epochs for stage in first] == [problem.config.train.epochs, 3]
+    assert first == second
+
+
 # --- what is refused, and how
 
 

@@ -266,6 +266,34 @@ def test_count_zero_is_the_same_as_no_such_class(
 bsce_grad = jax.jit(jax.vmap(jax.grad(jitted.balanced_softmax_cross_entropy), (0, 0, None)))
 
 
+FIRST = np.array([0, 1, 1, 0])
+# each of the scores, the teacher's and the tasks of the classes that there are
+OF_LOGITS: dict[str, Loss] = {
+    "softmax_cross_entropy": lambda z, t, tasks: losses.softmax_cross_entropy(z, FIRST),
+    "binary_cross_entropy": lambda z, t, tasks: losses.binary_cross_entropy(z, FIRST),
+    "binary_distillation": lambda z, t, tasks: losses.binary_distillation(z, t),
+    "distillation": lambda z, t, tasks: losses.distillation(z, t),
+    "taskwise_distillation": lambda z, t, tasks: losses.taskwise_distillation(
+        z, t, tasks, np.ones(len(tasks), bool)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_a_logit_of_minus_infinity_is_the_same_as_no_such_class(name: str) -> None:
+    """As `Method.predict` gives them for classes that are not seen."""
+    kept = np.array([True, True, False, True, False])  # of the tasks 0, 1 and 0
+    z, t = (np.where(kept, scores, -np.inf) for scores in (LOGITS, TEACHER))
+    loss = jax.jit(OF_LOGITS[name])
+    np.testing.assert_allclose(
+        loss(z, t, TASKS), loss(z[:, kept], t[:, kept], TASKS[kept]), rtol=1e-5
+    )
+    slope = total_grad(lambda z: loss(z, t, TASKS))(z)
+    wanted = total_grad(lambda z: loss(z, t[:, kept], TASKS[kept]))(z[:, kept])
+    np.testing.assert_allclose(slope[:, kept], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(slope[:, ~kept], 0.0)
+
+
 # One-vs-rest
 
 

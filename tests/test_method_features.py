@@ -234,12 +234,15 @@ def test_fetril_classifies_translated_features_of_the_frozen_backbone() -> None:
     means = np.random.default_rng(7).normal(size=(C, D))
     labels = np.array([3, 4, 4, 3, 3])
     # a prior would correct twice: it must not count
-    task = context(prior=np.array([-9.0, -9.0, -9.0, 1.0, 2.0, -np.inf]))
+    counts = np.array([0.0, 0.0, 0.0, 30.0, 10.0, 0.0])
+    task = context(prior=np.array([-9.0, -9.0, -9.0, 1.0, 2.0, -np.inf]), counts=counts)
     step = make_step(labels=labels, task=task, extra={"means": f32(means)})
     drawn = jax.random.categorical(step.key, jnp.where(OLD, 0.0, -jnp.inf), shape=(5,))
     pseudo = np.asarray(drawn)
     assert OLD[pseudo].all()
     translated = FEATURES - means[labels] + means[pseudo]
-    plain = cross_entropy(FEATURES @ WEIGHT.T + BIAS, labels)[REAL].mean()
+    # class 3 has three times the images of class 4, and a third of the weight
+    weights = np.where(labels == 3, 2 / 3, 2)
+    plain = (weights * cross_entropy(STUDENT, labels))[REAL].mean()
     moved = cross_entropy(translated @ WEIGHT.T + BIAS, pseudo)[REAL].mean()
     assert_terms(terms_of(FeTrIL(), step), classification=(1 - RHO) * plain, translated=RHO * moved)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_tools import LABELS, REAL, STUDENT, cross_entropy, make_step
+from method_tools import (
+    HEAD,
+    LABELS,
+    LINEAR,
+    NEW,
+    REAL,
+    SEEN,
+    STUDENT,
+    C,
+    D,
+    cross_entropy,
+    f32,
+    make_step,
+    terms_of,
+)
 from tiny_run import make_config, some_digits, without_timing
 
 from bsce_jax.data.mixing import MIXINGS, cutmix, mix, mixup
+from bsce_jax.methods import METHODS
+from bsce_jax.methods.ccil import CCIL
+from bsce_jax.models.heads import LinearHead
 from bsce_jax.training.loop import run
 
 KEYS = st.integers(0, 2**31 - 1).map(jax.random.key)
@@ -92,6 +110,53 @@ def test_the_classification_loss_has_both_labels_and_their_shares() -> None:
     found = jax.jit(lambda step: step.classification())(step)
     wanted = 0.7 * cross_entropy(STUDENT, LABELS) + 0.3 * cross_entropy(STUDENT, partners)
     np.testing.assert_allclose(found, wanted[REAL].mean(), rtol=1e-5)
+
+
+def test_an_image_mixed_with_an_exemplar_is_none_of_new_classes_alone() -> None:
+    """Samples 0 and 1 are exemplars, 2 and 3 are new; 3 is mixed with a sample of class 2."""
+    partners = np.array([3, 3, 4, 2, 2])
+    step = dataclasses.replace(
+        make_step(replayed=np.zeros(5, bool)),
+        partners=jnp.asarray(partners),
+        share=jnp.asarray(0.7),
+    )
+
+    def mixed(row: int, among: np.ndarray) -> float:
+        first, second = (cross_entropy(STUDENT, of, among)[row] for of in (LABELS, partners))
+        return float(0.7 * first + 0.3 * second)
+
+    new = mixed(2, NEW)
+    others = np.mean([mixed(row, SEEN) for row in (0, 1, 3)])
+    found = terms_of(CCIL(), step)["classification"]
+    np.testing.assert_allclose(found, new + others, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pass", "fetril"])
+def test_methods_with_a_classification_of_their_own_mix_the_labels_too(method: str) -> None:
+    """The loss of a half of each is the mean of the losses of both."""
+    made = METHODS[method]()
+    extra = made.init_extra(HEAD, C)
+    turned = {"weight": f32(np.ones((3 * C, D))), "bias": f32(np.zeros(3 * C))}
+    student = dataclasses.replace(make_step().student, auxiliary=f32(np.ones((5, 3 * C))))
+    partners = jnp.asarray([3, 3, 0, 4, 2])
+
+    def loss(**changes: Any) -> jax.Array:
+        step = dataclasses.replace(
+            make_step(
+                student=student,
+                extra=extra,
+                network=LINEAR.clone(auxiliary=LinearHead(3 * C)),
+                params={**HEAD, "auxiliary": turned},
+            ),
+            turns=jnp.array([0, 1, 2, 3, 0]),
+            **changes,
+        )
+        return terms_of(made, step)["classification"]
+
+    first, second = loss(), loss(labels=partners)
+    assert abs(first - second) > 0.01
+    both = loss(partners=partners, share=jnp.asarray(0.6))
+    np.testing.assert_allclose(both, 0.6 * first + 0.4 * second, rtol=1e-5)
 
 
 def test_a_run_mixes_and_repeats_itself(tmp_path: pathlib.Path) -> None:

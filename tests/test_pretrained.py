@@ -156,6 +156,12 @@ def test_a_run_starts_from_another_runs_backbone(tmp_path: pathlib.Path) -> None
     assert backbone
     for name in backbone:
         np.testing.assert_array_equal(found[name], wanted[name])
+    # a method that begins every task anew begins with that backbone
+    made_joint = make_config("joint", fields={"model.init": str(file), "train.epochs": 0})
+    run(made_joint, tmp_path / "joint", data)
+    joint = weights(tmp_path / "joint", 1)
+    for name in backbone:
+        np.testing.assert_array_equal(joint[name], wanted[name])
     # the weights are part of the run's identity, and their place is not
     made.model.init = str(file.rename(tmp_path / "moved.npz"))
     run(made, second, data)

@@ -43,6 +43,17 @@ def test_the_run_is_that_of_its_own_first_task(base: pathlib.Path, tmp_path: pat
     assert "train" in found["timing"]["tasks"][1]
 
 
+def test_joint_training_takes_the_first_task_and_trains_the_others_from_scratch(
+    base: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    run(make_config("joint"), own, DIGITS)
+    run(make_config("joint", fields={"train.init_from": str(base)}), shared, DIGITS)
+    for task in (0, 1):
+        for found, wanted in zip(read(shared, task), read(own, task), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
 def test_it_resumes(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
     made = make_config("bic", fields={"train.init_from": str(base)})
     run(made, tmp_path / "straight", DIGITS)

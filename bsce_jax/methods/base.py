@@ -40,12 +40,15 @@ class Method:
       memory: whether it keeps exemplars; if not, `config.memory.size` is 0 by default.
       teacher: whether its terms use a teacher, the model after the previous task, in all tasks but
         the first.
+      restarts: whether `begin_task` makes a new model in every task, which then is trained as in
+        the first one.
       replay_batch_size: the default of `config.train.replay_batch_size`.
     """
 
     loss: ClassVar[str] = "cross_entropy"
     memory: ClassVar[bool] = True
     teacher: ClassVar[bool] = False
+    restarts: ClassVar[bool] = False
     replay_batch_size: ClassVar[int] = 0
 
     @property

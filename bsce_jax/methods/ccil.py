@@ -44,6 +44,8 @@ class CCIL(Method):
         task = step.task
         # without train.replay_batch_size the exemplars are among the other images
         exemplar = step.replayed | step.is_old
+        if step.partners is not None:  # mixed with an exemplar: its loss is over all classes
+            exemplar |= task.old[step.partners]
         divergence = losses.distillation(
             step.student.logits, step.teacher.logits, temperature=self.temperature, where=task.old
         )

@@ -70,8 +70,8 @@ class DER(Method):
         assert isinstance(probe.network, GrowingClassifier)
         width = head["weight"].shape[1] // (probe.network.slots + 1)
         end = (task.index + 1) * width  # of the columns of all branches that exist
+        weight = head["weight"].at[:, end:].set(0.0)
         if task.index == 0:
-            weight = head["weight"].at[:, end:].set(0.0)
             params = {**model.params, "head": {**head, "weight": weight}}
             return dataclasses.replace(model, params=params)
         rng = generator(task.seed, Purpose.BRANCH, task.index)
@@ -79,7 +79,7 @@ class DER(Method):
         kept = np.array(head["weight"])[: task.old, : end - width]
         fresh[: task.old, : end - width] = kept
         head = {
-            "weight": head["weight"].at[:, :end].set(fresh),
+            "weight": weight.at[:, :end].set(fresh),
             "bias": head["bias"].at[task.old :].set(0.0),
         }
         auxiliary = model.params["auxiliary"]

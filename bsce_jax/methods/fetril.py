@@ -28,8 +28,9 @@ class FeTrIL(Method):
 
     After the first task the backbone is frozen. A feature of a new class, translated by the
     difference of two class means, replaces one of an old class. The loss is weighted so that all
-    classes count equally, so it is the plain cross-entropy whatever `config.loss` is: a prior would
-    correct twice. Only the first task is trained with `config.loss`.
+    classes count equally, also new ones with unequal numbers of images. So it is the plain
+    cross-entropy whatever `config.loss` is: a prior would correct twice. Only the first task is
+    trained with `config.loss`.
     """
 
     memory: ClassVar[bool] = False
@@ -57,18 +58,20 @@ class FeTrIL(Method):
 
     def terms(self, step: Step) -> Terms:
         task, means = step.task, step.extra["means"]
-        prior = jnp.where(task.seen, 0.0, -jnp.inf)
-
-        def classify(features: jax.Array, labels: jax.Array) -> jax.Array:
-            logits = step.classify(features).logits
-            return step.mean(losses.softmax_cross_entropy(logits, labels, prior))
-
+        seen = jnp.where(task.seen, 0.0, -jnp.inf)
         features = step.student.features
+        share = task.counts / jnp.sum(task.counts, where=task.new) * jnp.sum(task.new)
+
+        def real(labels: jax.Array) -> jax.Array:
+            logits = step.student.logits
+            return losses.softmax_cross_entropy(logits, labels, seen) / share[labels]
+
         old = jnp.where(task.old, 0.0, -jnp.inf)
         pseudo = jax.random.categorical(step.key, old, shape=step.labels.shape)
         translated = features - means[step.labels] + means[pseudo]
+        replaced = losses.softmax_cross_entropy(step.classify(translated).logits, pseudo, seen)
         rho = task.old_fraction
         return {
-            "classification": (1 - rho) * classify(features, step.labels),
-            "translated": rho * classify(translated, pseudo),
+            "classification": (1 - rho) * step.mean(step.of_both(real)),
+            "translated": rho * step.mean(replaced),
         }

@@ -61,12 +61,15 @@ class PASS(Method):
 
     def classification(self, step: Step) -> Terms:
         assert step.turns is not None
-        classes = len(step.task.old)
-        turned = classes + 3 * step.labels + step.turns - 1
-        labels = jnp.where(step.turns == 0, step.labels, turned)
+        turns, classes = step.turns, len(step.task.old)
         prior, old = with_turned(step.task.log_prior), with_turned(step.task.old)
         outputs = all_scores(step.student)
-        return {"classification": step.mean(step.criterion(outputs, labels, prior, old))}
+
+        def loss(labels: jax.Array) -> jax.Array:
+            turned = jnp.where(turns == 0, labels, classes + 3 * labels + turns - 1)
+            return step.criterion(outputs, turned, prior, old)
+
+        return {"classification": step.mean(step.of_both(loss))}
 
     def terms(self, step: Step) -> Terms:
         task, extra = step.task, step.extra

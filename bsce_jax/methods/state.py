@@ -40,6 +40,7 @@ class TaskContext:
     Attributes:
       old: [C] bool, classes of earlier tasks.
       new: [C] bool, classes of this task.
+      counts: [C] float32, samples of each class in an epoch of the stage.
       log_prior: [C] float32, added to the logits by the classification loss; -inf: unseen.
       task_of_class: [C] int32, the task that brings each class.
       train_rows: [C] float32, 1 for the class vectors of the head that are trained, 0 for others.
@@ -47,6 +48,7 @@ class TaskContext:
 
     old: jax.Array
     new: jax.Array
+    counts: jax.Array
     log_prior: jax.Array
     task_of_class: jax.Array
     train_rows: jax.Array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -97,11 +98,22 @@ class Step:
         prior = self.task.log_prior
         if among is not None:
             prior = jnp.where(among, prior, -jnp.inf)
-        loss = self.criterion(outputs, self.labels, prior, self.task.old)
-        if self.partners is not None and self.share is not None:
-            other = self.criterion(outputs, self.partners, prior, self.task.old)
-            loss = self.share * loss + (1 - self.share) * other
+        criterion, old = self.criterion, self.task.old
+        loss = self.of_both(lambda labels: criterion(outputs, labels, prior, old))
         return self.mean(loss, where)
+
+    def of_both(self, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """Compute a loss of labels, [batch] to [batch]; of mixed images, of both classes.
+
+        Args:
+          loss: of labels.
+
+        Returns:
+          [batch]; of mixed images the mean of both losses, weighted by the shares.
+        """
+        if self.partners is None or self.share is None:
+            return loss(self.labels)
+        return self.share * loss(self.labels) + (1 - self.share) * loss(self.partners)
 
     @property
     def is_old(self) -> jax.Array:

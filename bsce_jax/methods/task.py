@@ -58,7 +58,7 @@ class Probe(Protocol):
 
     @property
     def initial(self) -> ModelState:
-        """The model as the run's seed initialises it."""
+        """The model as the run's seed initialises it, with the backbone of `model.init`."""
 
     def images(self, records: np.ndarray) -> jax.Array:
         """Read normalised images, [n, height, width, channels] float32, all at once."""

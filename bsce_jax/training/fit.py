@@ -196,6 +196,7 @@ def task_context(problem: Problem, work: Work) -> TaskContext:
     return TaskContext(
         old=jnp.asarray(old),
         new=jnp.asarray(seen & ~old),
+        counts=jnp.asarray(counts, jnp.float32),
         log_prior=problem.criterion.log_prior(counts, old, seen),
         task_of_class=jnp.asarray(scenario.task_of_class),
         train_rows=jnp.asarray(seen & ~(old & stage.freeze_old_rows), jnp.float32),

@@ -22,6 +22,7 @@ from bsce_jax.runs.checkpoint import Checkpoints, Progress
 from bsce_jax.runs.folder import Claim, claimed
 from bsce_jax.runs.identity import identity, refuse_another
 from bsce_jax.runs.saved import has_model, write_model
+from bsce_jax.runs.start import Pretrained
 from bsce_jax.streams import Purpose, generator
 from bsce_jax.training import evaluate
 from bsce_jax.training import mesh as mesh_lib
@@ -504,8 +505,9 @@ class _Run:
         """Restore the state of the newest checkpoint, or make the initial one."""
         progress, start = self.progress, self.problem.start
         if not self.checkpoints.saved:
-            initial = self.trainer.probe(self.network).initial
-            self.model = start.model(initial) if start else initial
+            self.model = self.trainer.probe(self.network).initial
+            if start and not isinstance(start, Pretrained):  # whose weights `initial` has
+                self.model = start.model(self.model)
             return
         self.model = self.checkpoints.model()
         self.clock.restart(progress.clock)

@@ -50,7 +50,7 @@ class FeedProbe:
       feed: of the split.
       normalize: uint8 images to float32 ones, as the network expects them.
       mesh: the devices.
-      initial: makes the model as the run's seed initialises it.
+      initial: makes a model without training; see `Probe.initial`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FeedProbe:
 
     @property
     def initial(self) -> ModelState:
-        """The model as the run's seed initialises it."""
+        """The model as the run's seed initialises it, with the backbone of `model.init`."""
         return self._initial()
 
     def images(self, records: np.ndarray) -> jax.Array:

@@ -293,16 +293,17 @@ class Problem:
         return self.criterion.balanced and self.config.train.finetuning == "auto"
 
     def all_stages(self, task: int) -> tuple[Stage, ...]:
-        """List all stages that the method has for a task."""
+        """List all stages that the method has for a task; none on a memory that is empty."""
         train = self.config.train
+        later = task > 0 and not self.method.restarts
         teacher = self.method.teacher and task > 0
         # the first task has no teacher: a method with one trains by the classification loss alone
         classify = self.method.teacher and task == 0
         main = Stage(
             name="training",
             terms=self.method.classification if classify else self.method.terms,
-            epochs=(task > 0 and train.later_epochs) or train.epochs,
-            learning_rate=(task > 0 and train.later_learning_rate) or train.learning_rate,
+            epochs=(later and train.later_epochs) or train.epochs,
+            learning_rate=(later and train.later_learning_rate) or train.learning_rate,
             schedule=train.schedule,
             milestones=tuple(train.milestones),
             decay=train.decay,
@@ -311,7 +312,9 @@ class Problem:
             teacher="previous" if teacher else "none",
         )
         stages = self.method.stages(main, task)
-        return boosted(stages, train) if task == 0 else stages
+        if not self.config.memory.size:
+            stages = tuple(stage for stage in stages if stage.records != "memory")
+        return stages if later else boosted(stages, train)
 
     def task_info(self, task: int, exemplars: Exemplars) -> TaskInfo:
         """Describe a task, with the records of its first stage.

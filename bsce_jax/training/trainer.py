@@ -11,6 +11,7 @@ from bsce_jax.data.stream import StreamedFeed
 from bsce_jax.methods import ModelState, Stage
 from bsce_jax.models import Classifier
 from bsce_jax.optim import make_optimizer
+from bsce_jax.runs.start import Pretrained
 from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.probe import FeedProbe, initialize
 from bsce_jax.training.problem import Problem
@@ -108,7 +109,7 @@ class Trainer:
 
 
 def _initial(problem: Problem, network: Classifier, mesh: Mesh) -> ModelState:
-    return initialize(
+    initial = initialize(
         network,
         problem.method,
         image_shape=problem.dataset.image_shape,
@@ -116,3 +117,5 @@ def _initial(problem: Problem, network: Classifier, mesh: Mesh) -> ModelState:
         seed=problem.config.seed,
         mesh=mesh,
     )
+    # in every task, for methods that start from it again
+    return problem.start.model(initial) if isinstance(problem.start, Pretrained) else initial

@@ -263,7 +263,9 @@ def _fetril(view: View) -> Terms:
     """Equation 1: f - mean of its class + mean of an old class. All classes weigh alike."""
     pseudo, means = view.draws["pseudo"], view.extra["means"]
     translated = view.score(view.student.features - means[view.labels] + means[pseudo])
-    real = losses.cross_entropy(view.student.logits[:, : view.seen], view.labels).mean()
+    counts = view.problem.counts
+    each = losses.cross_entropy(view.student.logits[:, : view.seen], view.labels)
+    real = (each * (counts[view.old :].mean() / counts[view.labels])).mean()
     moved = losses.cross_entropy(translated.logits[:, : view.seen], pseudo).mean()
     return {"classification": (1 - view.rho) * real, "translated": view.rho * moved}
 

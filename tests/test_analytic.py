@@ -6,13 +6,14 @@ import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import make_config, some_digits, weights
 
 from bsce_jax.methods import ModelState, TaskInfo
-from bsce_jax.methods.acil import ACIL, DSAL
+from bsce_jax.methods.acil import ACIL, DSAL, SCALE
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
 
@@ -50,7 +51,7 @@ def learn(method: ACIL, tasks: list[int]) -> dict[str, Any]:
 
 def scores(method: ACIL, extra: dict[str, Any]) -> np.ndarray:
     logits = jnp.zeros((len(FEATURES), 6)).at[:, 5].set(-jnp.inf)
-    return np.asarray(method.predict(logits, jnp.asarray(FEATURES), extra))
+    return np.asarray(method.predict(logits, jnp.asarray(FEATURES), extra)) / SCALE
 
 
 def recursion(z: np.ndarray, targets: np.ndarray, tasks: list[slice], gamma: float) -> np.ndarray:
@@ -153,7 +154,8 @@ def test_a_run_ends_the_same_whatever_its_later_tasks_are(tmp_path: pathlib.Path
     for name in models[0]:
         np.testing.assert_allclose(models[0][name], models[1][name], rtol=1e-4, atol=1e-6)
     saved = SavedRun.open(tmp_path / "5")
-    labels = [
-        int(saved.class_names[i]) for i in saved.predict(DIGITS.test.images(range(80))).argmax(1)
-    ]
+    found = saved.predict(DIGITS.test.images(range(80)))
+    labels = [int(saved.class_names[i]) for i in found.argmax(1)]
     assert 100 * np.mean(labels == DIGITS.test.labels) == pytest.approx(last[0])
+    certainty = jax.nn.softmax(jnp.asarray(found)).max(axis=1).mean()
+    np.testing.assert_allclose(certainty, last[0] / 100, atol=0.1)

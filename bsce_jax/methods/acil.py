@@ -13,6 +13,10 @@ from bsce_jax.methods import METHODS, Method, ModelState, Params, Probe, Stage, 
 from bsce_jax.streams import Purpose, generator
 
 BATCH = 4096  # images whose expanded features are in memory at a time
+# The regression's scores are about 1 for the right class and 0 for the others, and their softmax
+# nearly uniform. With this factor the probability of the prediction is about as high as the
+# accuracy, on digits and on CIFAR-100.
+SCALE = 10.0
 Activation = Callable[[Any], Any]
 
 
@@ -72,7 +76,7 @@ class ACIL(Method):
 
     def predict(self, logits: jax.Array, features: jax.Array, extra: dict[str, Any]) -> jax.Array:
         projected = _product(features, extra["expansion"]["projection"])
-        return jnp.where(jnp.isneginf(logits), logits, self._scores(projected, extra))
+        return jnp.where(jnp.isneginf(logits), logits, SCALE * self._scores(projected, extra))
 
     def _solve(self, extra: dict[str, Any], batches: "_Batches", task: TaskInfo) -> dict[str, Any]:
         """Add a task to the sums, and solve."""
@@ -81,6 +85,7 @@ class ACIL(Method):
         return {**extra, "main": self._fit(extra["main"], relu, batches, targets)}
 
     def _scores(self, projected: jax.Array, extra: dict[str, Any]) -> jax.Array:
+        """Regress the labels, [n, W] to [n, C]."""
         return _product(relu(projected), extra["main"]["ridge"].T)
 
     def _empty(self, num_classes: int) -> dict[str, jax.Array]:

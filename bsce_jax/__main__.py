@@ -10,7 +10,7 @@ COMMANDS = {
     "train": "train a run from a config",
     "prepare": "get a data set ready in a data folder",
     "predict": "predict the classes of photos with a trained run",
-    "export": "write a trained run as a program that needs only jax",
+    "export": "write a trained run as a program that does not need this package",
     "report": "compare trained runs: a page, or figures and tables for a paper",
     "bench": "measure how fast this machine trains",
 }

@@ -195,7 +195,8 @@ class Train:
     )
     finetuning: str = field(
         "auto",
-        "when to run a method's balanced fine-tuning, auto skips it if the loss is balanced",
+        "when to run a method's balanced fine-tuning, or align its class vectors (der, memo): auto "
+        "skips both if the loss is balanced",
         choices=FINETUNING,
     )
     init_from: str = field(

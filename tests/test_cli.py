@@ -53,7 +53,8 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
             "unknown field of config 'trian'; did you mean train?",
         ),
         ([DIGITS, "--config.train.epochs=few"], "train.epochs is 'few': it must be a whole number"),
-        ([DIGITS, "--config.train.epochs=0"], "train.epochs is 0: it must be a whole number, at"),
+        ([DIGITS, "--config.train.epochs=-1"], "train.epochs is -1: it must be a whole number, at"),
+        ([DIGITS, "--config.train.epochs=0"], "train.epochs is 0: only a backbone of model.init"),
         ([DIGITS, "--config.train.epochs"], "say --config.train.epochs=VALUE"),
         ([DIGITS, "--config.train.milestones=80,120"], "train.milestones is 80.0: it must be num"),
         ([DIGITS, "--config.train.milestones=0.6,0.4"], "each must be above the one before it"),
@@ -179,7 +180,7 @@ def test_help_needs_no_config_and_names_the_fields_of_one() -> None:
     assert "Handwritten digits: 10 classes in 5 tasks of 2" in shown
     assert "as --config NAME:name=value,name=value method=il_baseline loss base=2" in shown
     assert "method.ranking=1.0 weight of the margin ranking loss: a number, at least 0" in shown
-    assert "train.epochs=7 epochs of each task: a whole number, at least 1 and at most" in shown
+    assert "train.epochs=7 epochs of each task, 0 to keep the backbone of model.init: a" in shown
     assert "memory.policy=per_class what the size counts: one of per_class, total" in shown
 
 

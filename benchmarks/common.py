@@ -20,7 +20,7 @@ from bsce_jax.training import compiler
 from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS, RUNS = ROOT / "benchmarks" / "results", ROOT / "runs"
 PLACES = ("dataset.data_dir", "train.init_from")
 KEPT = ("method", "loss", "tasks", "cnn", "nme", "model", "timing", "environment")
 
@@ -81,13 +81,13 @@ def _without_places(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder_of(path: pathlib.Path) -> pathlib.Path:
-    """Choose the folder of runs/ that the run of a file is trained in."""
-    return ROOT / "runs" / path.relative_to(RESULTS).with_suffix("")
+    """Choose the folder of RUNS that the run of a file is trained in."""
+    return RUNS / path.relative_to(RESULTS).with_suffix("")
 
 
 def train_in(folder: pathlib.Path, config: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Train a config of `configs/` with fields overridden, and return its results."""
-    print(f"{folder.relative_to(ROOT / 'runs')}:", flush=True)
+    print(f"{folder.relative_to(RUNS)}:", flush=True)
     argv = [f"--config={ROOT}/configs/{config}", f"--workdir={folder}"]
     argv += [f"--config.{field}={value}" for field, value in fields.items()]
     compiler.keep_programs()

@@ -6,7 +6,8 @@
 # PyTorch is left out.
 # MINIATURE=1 does the same with a small network on small images for one epoch, in minutes on a CPU.
 set -euo pipefail
-data=$(realpath "$1") out=$(mkdir -p "$2" && realpath "$2")
+data=$(realpath "$1")
+out=$(mkdir -p "$2" && realpath "$2")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH=.
@@ -35,6 +36,9 @@ once() {
   "$@" > "$file.part"
   mv "$file.part" "$file"
 }
+
+"$python" -c "import sys; from bsce_jax import cli, data, errors
+errors.exit_on_user_error(lambda: data.load('cifar100', sys.argv[1]))" "$data"
 
 bench=("$python" -m bsce_jax.bench --parts steps --methods finetune il_baseline podnet)
 once steps.json "${bench[@]}" "${step[@]}"

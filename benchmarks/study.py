@@ -11,7 +11,7 @@ before the other methods), then of 5, 2 and 1, each with 20 exemplars a class; t
 increments of 10, 20 and 5 with 2,000 exemplars in total. There are three seeds, each with its own
 class order; the first has that of seed 1993. A finished run is a file under
 benchmarks/results/study/, and is not trained again. Several processes can share the work with
---seeds, --methods and --protocols.
+--seeds; those of one seed share first tasks, and only one process at a time can train one.
 
 Runs whose first task is the same share its training, which is a run of its own in runs/: the losses
 and increments of a method, and methods of `ALIKE`. The models in benchmarks/bases/ are first tasks
@@ -136,10 +136,12 @@ class Run(NamedTuple):
         alone = Protocol(0, classes, *self.protocol[2:])
         run = Run(alone, method, loss, self.seed, self.recipe)
         order = scenario.class_order(ORDERS[self.seed], CLASSES)[:classes]
-        file = run.path.parent.parent / f"first_{classes}" / run.path.name
-        name = file.relative_to(common.RESULTS).with_suffix("")
-        if more.keys() <= set(common.PLACES) and (BASES / name).exists():
-            return BASES / name
+        other = [f"{path}={more[path]}" for path in sorted(more.keys() - set(common.PLACES))]
+        name = "-".join([run.path.stem, *other]) + ".json"
+        file = run.path.parent.parent / f"first_{classes}" / name
+        kept = BASES / file.relative_to(common.RESULTS).with_suffix("")
+        if kept.exists():
+            return kept
         folder = common.folder_of(file)
         if not (folder / "results.json").exists():
             classes_alone = {"scenario.class_order": ",".join(map(str, order))}
@@ -166,10 +168,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=range(len(ORDERS)))
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--protocols", nargs="*", default=[p.name for p in PROTOCOLS])
-    parser.add_argument("--results", default=common.RESULTS, help="where finished runs are kept")
+    parser.add_argument("--results", help="where the files of finished runs are, and runs/ is")
     parser.add_argument("--list", action="store_true", help="train nothing")
     args = parser.read()
-    common.RESULTS = pathlib.Path(args.results).resolve()
+    if args.results:
+        common.RESULTS = pathlib.Path(args.results).resolve()
+        common.RUNS = common.RESULTS / "runs"
     if args.recipe not in RECIPES:
         raise unknown("recipe", args.recipe, RECIPES)
     for method in set(args.methods) - set(METHODS):

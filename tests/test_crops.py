@@ -22,11 +22,11 @@ def slow_mix(number: int) -> int:
 
 
 @given(*[st.integers(0, 2**32 - 1)] * 4)
-def test_seeds_mix_all_four_numbers(seed: int, task: int, epoch: int, record: int) -> None:
+def test_seeds_mix_all_four_numbers(seed: int, task: int, epoch: int, place: int) -> None:
     state = 0
-    for number in (seed, task, epoch, record):
+    for number in (seed, task, epoch, place):
         state = slow_mix(state ^ number)
-    found = crops.seeds(seed, task, epoch, np.array([[record, 0]]))
+    found = crops.seeds(seed, task, epoch, np.array([[place, 0]]))
     assert found.shape == (1, 2)
     assert found.dtype == np.uint64
     assert int(found[0, 0]) == state
@@ -36,12 +36,12 @@ def test_the_first_output_of_splitmix64() -> None:
     assert slow_mix(0) == 0xE220A8397B1DCDAF  # as published with the generator, for seed 0
 
 
-def test_seeds_do_not_depend_on_the_other_records() -> None:
-    records = np.arange(1000)
-    together = crops.seeds(3, 1, 7, records)
+def test_seeds_do_not_depend_on_the_other_places() -> None:
+    places = np.arange(1000)
+    together = crops.seeds(3, 1, 7, places)
     assert len(set(together.tolist())) == 1000
-    np.testing.assert_array_equal(crops.seeds(3, 1, 7, records[500:510]), together[500:510])
-    assert not np.any(crops.seeds(3, 1, 8, records) == together)
+    np.testing.assert_array_equal(crops.seeds(3, 1, 7, places[500:510]), together[500:510])
+    assert not np.any(crops.seeds(3, 1, 8, places) == together)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 700), st.integers(1, 700))

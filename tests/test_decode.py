@@ -124,6 +124,14 @@ def test_the_first_image_of_an_animation_is_read() -> None:
     assert (pixels(content) == [255, 0, 0]).all()
 
 
+def test_an_image_that_is_a_line_is_refused() -> None:
+    """To 256 pixels of the shorter side it would have gigabytes, before it is cropped."""
+    assert decode.open_image(png_header(2_000, 20), "x.png").size == (2_000, 20)
+    for size in ((2_001, 20), (1, 101)):
+        with pytest.raises(UserError, match=r"a side of more than 100 times the other are refused"):
+            decode.open_image(png_header(*size), "x.png")
+
+
 def test_a_large_image_is_refused_by_its_header() -> None:
     """In one line, and without a warning of Pillow's, which has limits of its own."""
     with warnings.catch_warnings(record=True) as caught:

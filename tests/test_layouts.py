@@ -55,6 +55,21 @@ def test_test_images_without_labels_do_not_count(tmp_path: pathlib.Path) -> None
     assert layouts.find(tmp_path).test is None
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("train", "Val")])
+def test_other_names_of_splits_are_refused(tmp_path: pathlib.Path, names: tuple[str, str]) -> None:
+    for name in names:
+        touch(tmp_path / name, "a/1.jpg", "b/1.jpg")
+    with pytest.raises(UserError, match=r"train/CLASS/\*\.jpg and val/CLASS/"):
+        layouts.find(tmp_path)
+
+
+def test_other_names_are_those_of_classes_too(tmp_path: pathlib.Path) -> None:
+    touch(tmp_path, "Train/1.jpg", "bus/1.jpg", "training/a/1.jpg")
+    assert layouts.find(tmp_path).train.class_names == ["Train", "bus", "training"]
+    touch(tmp_path / "split", "train/a/1.jpg", "train/b/1.jpg", "Test/unlabelled/1.jpg")
+    assert layouts.find(tmp_path / "split").test is None
+
+
 def test_images_may_be_deeper(tmp_path: pathlib.Path) -> None:
     touch(tmp_path, "train/a/images/1.jpg", "train/a/2024/may/1.jpg", "val/a/1.jpg")
     assert pairs(layouts.find(tmp_path).train) == [

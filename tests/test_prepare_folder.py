@@ -88,6 +88,24 @@ def test_a_fifth_of_each_class_is_held_out(
     assert reds[0] | reds[1] == set(range(10))
 
 
+def test_folders_that_are_left_out_are_named(
+    photos: pathlib.Path, data_dir: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without images, and a link within a class. A class that is a link is read."""
+    (photos / "empty").mkdir()
+    elsewhere = photos.with_name("elsewhere")
+    add(elsewhere, ant=3, more=2)
+    (photos / "ant").symlink_to(elsewhere / "ant")
+    (photos / "cat" / "more").symlink_to(elsewhere / "more")
+    run(photos, data_dir)
+    said = capsys.readouterr().out
+    assert "4 classes, " in said
+    assert "folders without images, no classes: empty\n" in said
+    assert "left out, 1: a link to a folder is not followed\n" in said
+    report = (data_dir / "report.txt").read_text()
+    assert report.endswith("\ncat/more: a link to a folder is not followed\n")
+
+
 @pytest.mark.parametrize("moved", [False, True])
 def test_test_images_stay_test_images(
     photos: pathlib.Path, data_dir: pathlib.Path, moved: bool, capsys: pytest.CaptureFixture[str]

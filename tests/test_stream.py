@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -201,7 +202,7 @@ def test_a_row_of_crops_is_cut_from_the_files(files: pathlib.Path) -> None:
     source = load("image_folder", files, 8).train
     feed = StreamedFeed(source, np.arange(40), mesh_lib.make_mesh())
     records = np.array([[3, 31], [3, 0]])
-    seeds = crops.seeds(0, 1, 2, records)
+    seeds = crops.seeds(0, 1, 2, np.array([[0, 1], [0, 3]]))
     row = np.asarray(feed.put_crops(records, seeds))
     assert row.shape == (2, 2, 8, 8, 3)
     for place, record in np.ndenumerate(records):
@@ -209,7 +210,27 @@ def test_a_row_of_crops_is_cut_from_the_files(files: pathlib.Path) -> None:
         with Image.open(files / "train" / name / f"{record % 10}.png") as image:
             wanted = random_resized_crop(image, 8, int(seeds[place]))
         np.testing.assert_array_equal(row[place], wanted)
-    np.testing.assert_array_equal(row[0, 0], row[1, 0])  # the same record in the same epoch
+    np.testing.assert_array_equal(row[0, 0], row[1, 0])  # by the same seed
+
+
+def test_an_exemplar_that_is_drawn_twice_has_two_crops(
+    files: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight exemplars of two classes are added to three batches of an epoch, four to each."""
+    asked: list[tuple[np.ndarray, np.ndarray]] = []
+    put = StreamedFeed.put_crops
+
+    def put_crops(self: StreamedFeed, records: np.ndarray, seeds: np.ndarray) -> jax.Array:
+        asked.append((records, seeds))
+        return put(self, records, seeds)
+
+    monkeypatch.setattr(StreamedFeed, "put_crops", put_crops)
+    fields = {"train__replay_batch_size": 4, "train__epochs": 1, "memory__size": 4}
+    run(crop_config(files, **fields), tmp_path)
+    records, seeds = asked[-1]
+    assert records.shape == (3, 12)
+    assert len(set(records[:, 8:].flat)) < 12  # some exemplar more than once
+    assert len(set(seeds.flat)) == 36
 
 
 def test_a_run_on_crops_resumes_bit_for_bit(files: pathlib.Path, tmp_path: pathlib.Path) -> None:

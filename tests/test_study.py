@@ -39,6 +39,7 @@ def trained(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     monkeypatch.setattr(common, "run", run)
     monkeypatch.setattr(common, "ROOT", tmp_path)
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(common, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(study, "BASES", tmp_path / "bases")
     for name in ("configs", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -110,7 +111,9 @@ def test_a_first_task_that_is_kept_is_not_trained(trained: dict[str, Any]) -> No
     # with a field of its own the first task is another one
     trained.clear()
     runs[0].first_task({"dataset.data_dir": "data", "runtime.dtype": "bfloat16"})
-    assert list(trained) == ["study_short/first_50/il_baseline-cross_entropy-0"]
+    assert list(trained) == [
+        "study_short/first_50/il_baseline-cross_entropy-0-runtime.dtype=bfloat16"
+    ]
 
 
 def test_the_first_tasks_that_are_kept_are_those_of_the_study(trained: dict[str, Any]) -> None:
@@ -141,7 +144,7 @@ def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any])
             assert epochs == {"reduced": (20, 0), "short": (30, 10)}[recipe]
             assert trial.path(1).exists()
         assert len(study_trials.table(recipe).splitlines()) == 2 + len(trials)
-    firsts = {p.parent.name for p in (common.ROOT / "runs").rglob("results.json")}
+    firsts = {p.parent.name for p in common.RUNS.rglob("results.json")}
     assert firsts == {f"{name}-cross_entropy-1" for name in ("il_baseline", "lucir", "der")}
 
 
@@ -212,7 +215,7 @@ def test_a_finished_run_is_not_trained_again(trained: dict[str, Any]) -> None:
     run.train({})
     written = run.path.read_text()
     assert "data_dir" not in written
-    kept = (common.ROOT / "runs").rglob("*-0")  # the folder of the first task, not of the run
+    kept = common.RUNS.rglob("*-0")  # the folder of the first task, not of the run
     assert [path.parent.name for path in kept] == ["first_50"]
     trained.clear()
     run.train({})

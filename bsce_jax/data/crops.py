@@ -1,7 +1,7 @@
 """The boxes of random-resized crops, which are cut on the host from images as they are stored.
 
-A crop is a function of the seed, the task, the epoch and the record alone, so that it is the same
-for any number of processes and threads.
+A crop is a function of the seed, the task, the epoch and the place in the epoch alone, so that it
+is the same for any number of processes and threads. An exemplar that is drawn twice has two crops.
 """
 
 import math
@@ -14,20 +14,20 @@ TRIES = 10
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def seeds(seed: int, task: int, epoch: int, records: np.ndarray) -> np.ndarray:
+def seeds(seed: int, task: int, epoch: int, places: np.ndarray) -> np.ndarray:
     """Draw the seed of each crop.
 
     Args:
       seed: of the run.
       task: number of the task.
       epoch: number of the epoch within the task.
-      records: int, any shape.
+      places: int, of any shape: positions of images in the order of the epoch.
 
     Returns:
       uint64 of the same shape.
     """
-    state = np.zeros(records.shape, np.uint64)
-    for number in (seed, task, epoch, records):
+    state = np.zeros(places.shape, np.uint64)
+    for number in (seed, task, epoch, places):
         state = _mix(state ^ np.asarray(number, np.uint64))
     return state
 

@@ -34,6 +34,7 @@ from bsce_jax.errors import UserError
 RULES = 2
 # larger images are refused: decoding one would take 400 MB
 MAX_PIXELS = 128_000_000
+MAX_RATIO = 100  # of the sides
 
 # records that a thread decodes at a time
 _CHUNK = 8
@@ -77,8 +78,9 @@ def open_image(content: bytes, name: object) -> Image.Image:
       name: of the file, for messages.
 
     Raises:
-      UserError: a file of no known format, of more than `MAX_PIXELS`, with grey values of more than
-        8 bits, or whose header is damaged.
+      UserError: a file of no known format, of more than `MAX_PIXELS`, with a side of more than
+        `MAX_RATIO` times the other, with grey values of more than 8 bits, or whose header is
+        damaged.
     """
     if not content:
         raise UserError(f"cannot read {name} as an image: it is empty")
@@ -95,6 +97,11 @@ def open_image(content: bytes, name: object) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{name} has {width}x{height} pixels: images of more than {MAX_PIXELS:,} are refused"
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):  # resized before it is cropped
+        raise UserError(
+            f"{name} has {width}x{height} pixels: images with a side of more than {MAX_RATIO} "
+            "times the other are refused"
         )
     if image.mode.startswith(("I", "F")):  # Pillow would clip nearly all values to white
         raise UserError(f"{name} has 16-bit or 32-bit grey values: convert it to 8 bits")

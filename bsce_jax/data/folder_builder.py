@@ -226,9 +226,14 @@ def _listing(
 def _unused(
     source: pathlib.Path, photos: Sequence[Photo], unreadable: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """List the other files below the source: images of no class, and other formats in folders."""
+    """List what else is below the source: images of no class, other formats, linked folders."""
     used = {photo.file for photo in photos} | {file for file, _ in unreadable}
-    found = []
+    classes = {str(parent) for file in used for parent in pathlib.PurePath(file).parents}
+    found = [
+        (name, "a link to a folder is not followed")
+        for name in layouts.links_below(source)
+        if name not in classes
+    ]
     for file in layouts.files_below(source):
         ending = os.path.splitext(file)[1].lower()
         if file in used:
@@ -256,11 +261,13 @@ def _summary(source: pathlib.Path, found: layouts.Found, made: Listing) -> list[
     each = f"{counts[few]:,} ({names[few]}) to {counts[many]:,} ({names[many]}), median {median:,}"
     if counts[few] == counts[many]:
         each = f"{median:,}"
+    empty = [f"folders without images, no classes: {', '.join(found.empty)}"] if found.empty else []
     lines = [
         f"{source} has {form}",
         f"{len(names)} classes, {len(made.train):,} training and {len(made.test):,} test images",
         f"training images a class: {each}",
         f"shorter sides: {sides[0]:,} to {sides[-1]:,} pixels, median {sides[len(sides) // 2]:,}",
+        *empty,
     ]
     tests = {photo.label for photo in made.test}
     if untested := [name for label, name in enumerate(names) if label not in tests]:

@@ -25,6 +25,7 @@ from bsce_jax.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TRAIN = "train"
 TESTS = ("val", "validation", "valid", "test")  # the first one with labels is taken
+OTHER_NAMES = {TRAIN, "training", *TESTS, "testing"}  # also in capitals
 ANNOTATIONS = "val_annotations.txt"
 CLASSES = "classes.txt"
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do for val/, .png and others for .jpg)"
@@ -51,10 +52,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a folder has; `test` is None if it has no split."""
+    """What a folder has.
+
+    Attributes:
+      train: the training images, or all images if there is no split.
+      test: the test images, None if there is no split.
+      empty: folders without images among those of the classes, if there is no split.
+    """
 
     train: Split
     test: Split | None
+    empty: Sequence[str] = ()
 
 
 def find(source: pathlib.Path) -> Found:
@@ -87,6 +95,10 @@ def find(source: pathlib.Path) -> Found:
             raise UserError(f"{min(twice)} is in both {train.form} and {test.form} of {source}")
         _refuse_empty(test)
         return Found(_refuse_empty(train), test)
+    for name in _misnamed(source):
+        test = _split(source, name)
+        if test is not None and set(train.class_names) & set(test.class_names):
+            raise UserError(f"{source / name} is not a name of test images: {LAYOUT}")
     return Found(_refuse_empty(train), None)
 
 
@@ -111,6 +123,16 @@ def files_below(folder: pathlib.Path) -> list[str]:
     return sorted(found)
 
 
+def links_below(folder: pathlib.Path) -> list[str]:
+    """List the links to folders in a folder and its folders, sorted, without hidden ones."""
+    found = []
+    for here, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        places = (pathlib.Path(here, name) for name in folders)
+        found += [os.path.relpath(place, folder) for place in places if place.is_symlink()]
+    return sorted(found)
+
+
 def is_image(name: str) -> bool:
     """Tell whether a file is an image by its ending."""
     return name.lower().endswith(SUFFIXES)
@@ -124,6 +146,8 @@ def _without_split(source: pathlib.Path) -> Found:
             raise UserError(f"no folder {source / TRAIN}: {source} should hold {LAYOUT}")
     if folders and set(folders) <= {TRAIN, *TESTS}:
         raise UserError(f"no classes in {source / folders[0]}: {source} should hold {LAYOUT}")
+    if folders and all(name.lower() in OTHER_NAMES for name in folders) and _misnamed(source):
+        raise UserError(f"{source} has {' and '.join(folders)}: it should hold {LAYOUT}")
     split = _of_folders(source, folders, "a folder for each class")
     names = sorted(set(split.classes))
     if len(names) == 1 and len(_folders(source / names[0])) > 1:
@@ -134,7 +158,14 @@ def _without_split(source: pathlib.Path) -> Found:
             f"{source} has {there}: it should hold a folder for each class, {LAYOUT}, or train.txt "
             "with lines `FILE CLASS`"
         )
-    return Found(dataclasses.replace(split, class_names=names), None)
+    empty = [name for name in folders if name not in names]
+    return Found(dataclasses.replace(split, class_names=names), None, empty)
+
+
+def _misnamed(source: pathlib.Path) -> list[str]:
+    """List the folders that seem to be splits and have other names, such as Test or training."""
+    names = {name for name in _folders(source) if name.lower() in OTHER_NAMES}
+    return sorted(names - {TRAIN, *TESTS})
 
 
 def _split(source: pathlib.Path, name: str) -> Split | None:

@@ -10,7 +10,9 @@ from bsce_jax.report.runs import Group, Run
 from bsce_jax.report.tables import Rows, count, moments_of
 from bsce_jax.runs.results import column_name
 
-# of the data sets with published figures; 0 is the size of the data set
+# of the data sets with published figures
+CLASSES = {"cifar100": 100, "imagenet_subset": 100, "imagenet": 1000}
+# 0 is the size of the data set
 IMAGE_SIZES = {"cifar100": (0, 32), "imagenet_subset": (224,), "imagenet": (224,)}
 
 
@@ -36,7 +38,7 @@ class Published:
 
 
 def find(dataset: str, sizes: Sequence[int], memory: str, backbone: str) -> list[Published]:
-    """List the published figures of a protocol, in the order of the file.
+    """List the published figures of a protocol, in the order of the file; none of a part of it.
 
     Args:
       dataset: `cifar100`, `imagenet_subset` or `imagenet`; others have none.
@@ -45,7 +47,7 @@ def find(dataset: str, sizes: Sequence[int], memory: str, backbone: str) -> list
       backbone: name of the network; what follows an underscore is a variant and does not count.
     """
     base, *others = sizes
-    if len(set(others)) != 1:
+    if len(set(others)) != 1 or sum(sizes) != CLASSES.get(dataset):
         return []
     wanted = {
         "dataset": dataset.replace("_", "-"),

@@ -263,8 +263,11 @@ def _batches(trainer: Trainer, work: Work, total: int, length: int) -> Callable[
 
         records = stacked(plan(epoch).indices[row] for epoch, row in places)
         if isinstance(trainer.feed, StreamedFeed) and problem.crops_sources:
+            width = records.shape[1]
             drawn = (
-                crops.seeds(seed, work.task, work.first_epoch + epoch, plan(epoch).indices[row])
+                crops.seeds(
+                    seed, work.task, work.first_epoch + epoch, row * width + np.arange(width)
+                )
                 for epoch, row in places
             )
             images = trainer.feed.put_crops(records, stacked(drawn))

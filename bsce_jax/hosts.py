@@ -59,6 +59,8 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
         )
     except (RuntimeError, ValueError) as error:
         first, *_ = str(error).splitlines()
+        if coordinator is None and "SLURM_NTASKS" in os.environ:
+            first += "; in a SLURM job of several tasks start it by srun"
         raise UserError(f"cannot connect the processes of the run: {first}") from error
 
 

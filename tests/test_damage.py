@@ -214,10 +214,12 @@ def other_data() -> dict[str, tuple[Dataset, str]]:
 @pytest.mark.parametrize("change", other_data())
 def test_data_that_changed_is_refused(change: str, copy: pathlib.Path) -> None:
     dataset, named = other_data()[change]
-    before = (copy / "metrics.jsonl").read_bytes()
+    other = ConfigDict(CONFIG)
+    other.dataset.data_dir = "elsewhere"
+    before = [(copy / name).read_bytes() for name in ("metrics.jsonl", "config.json")]
     with pytest.raises(UserError, match=f"the data is not what .* was trained on: the {named}"):
-        run(CONFIG, copy, dataset)
-    assert (copy / "metrics.jsonl").read_bytes() == before
+        run(other, copy, dataset)
+    assert [(copy / name).read_bytes() for name in ("metrics.jsonl", "config.json")] == before
 
 
 # --- places
@@ -258,6 +260,11 @@ def test_a_damaged_model_and_another_kind_of_prediction_are_refused(
     with pytest.raises(UserError, match="unknown by 'knn'"):
         saved.predict(digits.test.images([0]), by="knn")  # type: ignore[arg-type]  # the mistake
     weights = next((copy / "model").glob("*.npz"))
+    with np.load(weights) as archive:
+        arrays = {**archive}
+    np.savez(weights, **{**arrays, "params/head/bias": 1 + arrays["params/head/bias"]})
+    with pytest.raises(UserError, match=r"task_00.npz is not the file that .*model.json describes"):
+        SavedRun.open(copy)
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"task_00.npz is damaged"):
         SavedRun.open(copy)

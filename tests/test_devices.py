@@ -46,6 +46,10 @@ def test_two_devices_train_as_one(
     np.testing.assert_allclose(two["weight"], one["weight"], atol=1e-2)
 
 
+def test_a_method_may_look_at_any_number_of_images(on_two: dict[str, Any]) -> None:
+    np.testing.assert_allclose(on_two["images"], two_devices.odd_images(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("platform", two_devices.PLATFORMS)
 def test_kernel_gradients_are_summed_over_devices_in_float32(
     platform: str, on_two: dict[str, Any]

@@ -7,15 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import pytest
-from tiny_run import make_config, some_digits
+from tiny_run import make_config, some_digits, without_timing
 
 from bsce_jax.data.source import ArraySource
-from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.errors import Stopped, UserError, exit_on_user_error
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
 from bsce_jax.training.mesh import needing_memory
@@ -40,6 +40,36 @@ def test_the_first_signal_asks_and_the_second_one_insists(kind: signal.Signals) 
             assert insisted == [kind]
     finally:
         signal.signal(kind, before)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As nohup leaves the one of a terminal that is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.requested is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_task_without_training_can_be_stopped_too(tmp_path: pathlib.Path) -> None:
+    fields = {"train.epochs": 1, "method.width": 8, "scenario.base": 4, "scenario.increment": 2}
+    config = make_config("acil", fields=fields)
+    ended = []
+
+    def stop_after_the_second_task(record: dict[str, Any]) -> None:
+        ended.append(record["kind"] == "task")
+        if sum(ended) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        run(config, tmp_path / "run", some_digits(8, 2), stop_after_the_second_task)
+    assert sum(ended) == 2
+    results = run(config, tmp_path / "run", some_digits(8, 2))
+    wanted = run(config, tmp_path / "straight", some_digits(8, 2))
+    assert without_timing(results) == without_timing(wanted)
 
 
 def test_a_finished_run_reads_no_image(

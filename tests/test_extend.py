@@ -67,6 +67,21 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
+def test_a_run_without_training_goes_on_without_training(
+    first: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    init = str(next((first / "model").glob("task_*.npz")))
+    fields: dict[str, Any] = {"train__epochs": 0, "method__width": 16}
+    base = config("acil", model__init=init, **fields)
+    run(base, tmp_path / "base", part("one five three eight"))
+    extended = config("acil", scenario__extends=str(tmp_path / "base"), **fields)
+    run(extended, tmp_path / "more", part("two nine", tested="one five three eight"))
+    before, after = weights(tmp_path / "base", 1), weights(tmp_path / "more", 2)
+    for name in before:
+        if "/backbone/" in name:
+            np.testing.assert_array_equal(after[name], before[name])
+
+
 def test_the_exemplars_are_the_images_of_the_memory(first: pathlib.Path) -> None:
     source, counts = exemplars.read(first)
     kept = SavedRun.open(first).results["memory"]["indices"][-1]

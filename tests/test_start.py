@@ -54,6 +54,16 @@ def test_joint_training_takes_the_first_task_and_trains_the_others_from_scratch(
             np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_run_that_began_with_random_weights_stays_so(
+    base: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run(make_config("il_baseline", "cross_entropy"), tmp_path, DIGITS)
+    made = make_config("il_baseline", "cross_entropy", {"train.init_from": str(base)})
+    with pytest.raises(UserError, match="the initial weights changed"):
+        run(made, tmp_path, DIGITS)
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["init_from"] == ""
+
+
 def test_it_resumes(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
     made = make_config("bic", fields={"train.init_from": str(base)})
     run(made, tmp_path / "straight", DIGITS)

@@ -15,6 +15,8 @@ from bsce_jax.data.plan import epoch_plan
 from bsce_jax.models.ops.conv import Conv
 from bsce_jax.training import fit, mesh
 from bsce_jax.training.loop import run
+from bsce_jax.training.problem import Problem
+from bsce_jax.training.trainer import Trainer
 
 METHODS: dict[str, dict[str, Any]] = {
     "podnet": {"method.similarity": "cosine", "method.finetune_epochs": 0},
@@ -45,6 +47,14 @@ def whole_run(method: str, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def odd_images() -> list[Any]:
+    """Read five images, which two devices cannot share equally."""
+    problem = Problem(make_config("il_baseline"), some_digits(12, 2))
+    images = Trainer(problem).probe(problem.network_of(0)).images(np.arange(5))
+    listed: list[Any] = np.asarray(images).tolist()
+    return listed
+
+
 def kernel_gradient(platform: str) -> float:
     """Sum 256 of one image and 1 of another in a kernel's gradient, computed in bfloat16."""
     convolution = Conv(1, size=1, dtype=jnp.dtype(jnp.bfloat16), platform=platform)
@@ -70,4 +80,5 @@ if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
     found: dict[str, Any] = {m: whole_run(m, folder / m) for m in METHODS}
     found["kernel gradient"] = {platform: kernel_gradient(platform) for platform in PLATFORMS}
+    found["images"] = odd_images()
     (folder / "found.json").write_text(json.dumps(found))

@@ -7,7 +7,6 @@ import os
 import pathlib
 import resource
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -86,7 +85,7 @@ def claimed(
         claim = Claim(folder, say)
     try:
         with using(folder):
-            _check_config(folder, config)
+            refuse_another_config(folder, config)
         yield claim
     finally:
         claim.release()
@@ -129,11 +128,8 @@ def check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     return folder
 
 
-def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> dict[str, Any] | None:
+def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> None:
     """Check that a folder has no run of another config.
-
-    Returns:
-      The config that the folder has; None if it has none.
 
     Raises:
       UserError: it has another one, or what it has is no config.
@@ -141,7 +137,7 @@ def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> dict[str,
     path = folder / "config.json"
     wanted = json.loads(config.to_json())
     if not path.exists():
-        return None
+        return
     try:
         there = json.loads(path.read_bytes())
         if not isinstance(there, dict):
@@ -154,11 +150,8 @@ def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> dict[str,
             f"{folder} holds a run of another config ({'; '.join(differences)}): "
             "choose another --workdir, or remove that one"
         )
-    return there
 
 
-def _check_config(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Check that the folder has no run of another config, and write the present config."""
-    wanted = json.loads(config.to_json())
-    if refuse_another_config(folder, config) != wanted:
-        write_json(folder / "config.json", wanted)
+def write_config(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Write the config of the run, which may have another data folder than the last time."""
+    write_json(folder / "config.json", json.loads(config.to_json()))

@@ -60,10 +60,11 @@ def refuse_another(
             "--workdir, or remove that one"
         )
     then, now = there["data"], here["data"]
-    changed = [name for name in then if then[name] != now.get(name)]
+    # initial weights are a fact of either alone where the other began with random ones
+    changed = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     if changed:
         name = changed[0]
-        more = f" ({then[name]} then, {now.get(name)} now)" if "number" in name else ""
+        more = f" ({then.get(name)} then, {now.get(name)} now)" if "number" in name else ""
         if gone := known.missing(folder, dataset):
             more += f", {gone[0].rpartition(':')[0]} is missing or has another size"
             more += f", as have {len(gone) - 1} more" if gone[1:] else ""

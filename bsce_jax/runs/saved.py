@@ -90,11 +90,14 @@ def has_model(folder: pathlib.Path) -> bool:
     """Tell whether the folder of a run has a model, with description and weights as written."""
     try:
         description = _describe(folder)
-        with open(folder / "model" / description["weights"], "rb") as f:
-            there = hashlib.file_digest(f, "sha256").hexdigest()
-            return bool(there == description["weights_sha256"])
+        return _as_written(folder / "model" / description["weights"], description)
     except (OSError, UserError):
         return False
+
+
+def _as_written(weights: pathlib.Path, description: Mapping[str, Any]) -> bool:
+    with open(weights, "rb") as f:
+        return bool(hashlib.file_digest(f, "sha256").hexdigest() == description["weights_sha256"])
 
 
 class SavedRun:
@@ -172,6 +175,7 @@ class SavedRun:
         path = files.folder
         place = path / "model"
         description = _describe(path)
+        newest = description.get("weights")
         if task is not None:
             description = {**description, "task": task, "weights": f"task_{task:02d}.npz"}
         try:
@@ -207,6 +211,8 @@ class SavedRun:
             there, right = (_shape(named.get(name)) for named in (flat, shapes))
             if there != right:
                 raise UserError(f"{weights} is damaged: {name} is {there}, {right} is right")
+        if weights.name == newest and not _as_written(weights, description):
+            raise UserError(f"{weights} is not the file that {place / 'model.json'} describes")
         arrays = {name: jnp.asarray(array) for name, array in flat.items()}
         run = cls(path, description, config, method, network, arrays)
         run._files = files  # a copy is there as long as the run is open

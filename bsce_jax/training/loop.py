@@ -19,7 +19,7 @@ from bsce_jax.errors import Stopped, UserError, using
 from bsce_jax.methods import ModelState, Stage
 from bsce_jax.runs import exemplars, home, known, log, predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
-from bsce_jax.runs.folder import Claim, claimed
+from bsce_jax.runs.folder import Claim, claimed, write_config
 from bsce_jax.runs.identity import identity, refuse_another
 from bsce_jax.runs.saved import has_model, write_model
 from bsce_jax.runs.start import Pretrained
@@ -99,6 +99,8 @@ def run(
             elif problem.extension:
                 progress = problem.extension.begin(path, hosts.is_main() or not place.shared)
                 hosts.barrier("extended")
+            if hosts.is_main():
+                write_config(path, config)
             if damage := log.damage(path, progress.log_bytes, progress.log_digest):
                 display.line(damage)
             if progress.task == problem.scenario.num_tasks and _has_all(path):
@@ -387,6 +389,8 @@ class _Run:
     def _finish(self, task: int) -> None:
         self.progress = dataclasses.replace(self.progress, task=task + 1, stage=0, step=0, meter={})
         self._save(None)
+        if stopped := self._stop_requested():  # a task without steps has no other place to stop
+            raise Stopped(stopped)
 
     # helpers of these parts
 

@@ -1,6 +1,7 @@
 """Features and logits of records: batched, without augmentation, in inference mode."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,8 +76,10 @@ class FeedProbe:
 
     def images(self, records: np.ndarray) -> jax.Array:
         """Read normalised images, [n, height, width, channels] float32, all at once."""
-        row = self._feed.put(np.asarray(records))
-        return self._normalize(self._feed.images(self._feed.constants, row))
+        devices = self._batch // BATCH
+        # filled up by repeating, since the devices share them equally
+        row = self._feed.put(np.resize(records, math.ceil(len(records) / devices) * devices))
+        return self._normalize(self._feed.images(self._feed.constants, row))[: len(records)]
 
     def outputs(
         self, model: ModelState, records: np.ndarray, mirrored: bool = False

@@ -82,7 +82,7 @@ class Problem:
                 f"train.flatness is {config.train.flatness} and train.sharpness 0: C-Flat needs "
                 "its radius"
             )
-        if not config.train.epochs and not config.model.init:
+        if not (config.train.epochs or config.model.init or config.scenario.extends):
             raise UserError("train.epochs is 0: only a backbone of model.init needs no training")
         for task in (0, 1):
             for stage in self.all_stages(task):

@@ -10,7 +10,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal
 class StopRequest:
     """A context that records the first SIGINT, SIGTERM or SIGHUP in `requested`.
 
-    A second signal has the effect it has outside the context. In other threads than the main one
+    A second signal has the effect it has outside the context. A signal that is ignored stays so:
+    that is how nohup keeps a run when its terminal is closed. In other threads than the main one
     the context does nothing, since Python handles signals only in the main thread.
 
     Attributes:
@@ -24,7 +25,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         main = threading.current_thread() is threading.main_thread()
         for kind in STOPS if main else ():
-            self._previous[kind] = signal.signal(kind, self._note)
+            if signal.getsignal(kind) != signal.SIG_IGN:
+                self._previous[kind] = signal.signal(kind, self._note)
         return self
 
     def __exit__(

@@ -153,5 +153,7 @@ def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 def write_config(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Write the config of the run, which may have another data folder than the last time."""
-    write_json(folder / "config.json", json.loads(config.to_json()))
+    """Write the config of the run, unless it is there; fields that alter no result may differ."""
+    path, wanted = folder / "config.json", json.loads(config.to_json())
+    if not path.exists() or json.loads(path.read_bytes()) != wanted:
+        write_json(path, wanted)

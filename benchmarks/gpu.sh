@@ -37,7 +37,7 @@ once() {
   mv "$file.part" "$file"
 }
 
-"$python" -c "import sys; from bsce_jax import cli, data, errors
+"$python" -c "import sys; from bsce_jax import data, errors
 errors.exit_on_user_error(lambda: data.load('cifar100', sys.argv[1]))" "$data"
 
 bench=("$python" -m bsce_jax.bench --parts steps --methods finetune il_baseline podnet)

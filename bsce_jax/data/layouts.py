@@ -98,7 +98,7 @@ def find(source: pathlib.Path) -> Found:
     for name in _misnamed(source):
         test = _split(source, name)
         if test is not None and set(train.class_names) & set(test.class_names):
-            raise UserError(f"{source / name} is not a name of test images: {LAYOUT}")
+            raise UserError(f"rename {source / name}: {source} should hold {LAYOUT}")
     return Found(_refuse_empty(train), None)
 
 

@@ -13,7 +13,7 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsce_jax.errors import UserError, nearest, unknown
@@ -31,10 +31,17 @@ class Parser(argparse.ArgumentParser):
       takes_fields: whether the command takes `--config.section.field=value`; these become
         `overrides`, from path to text.
       takes_config: whether it takes `--config` too.
+      opens_runs: whether it opens runs; then, or with `takes_config`, it takes `--import`.
       **kwargs: of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, takes_fields: bool = False, takes_config: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        takes_fields: bool = False,
+        takes_config: bool = False,
+        opens_runs: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs
         )
@@ -49,9 +56,18 @@ class Parser(argparse.ArgumentParser):
                 help="a config of the package, a FILE.py, or the config.json of a run; its "
                 "arguments follow the colon; with --help, lists all fields",
             )
+        if takes_config or opens_runs:
+            self.add_argument(
+                "--import",
+                dest="imports",
+                action="append",
+                default=[],
+                metavar="FILE.py",
+                help="registers objects of your own that a run uses; several files: several times",
+            )
 
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Read arguments; print the help and exit if they ask for it.
+        """Read arguments and run the files to import; print the help and exit if they ask for it.
 
         Args:
           argv: without the program's name; None means those of the process.
@@ -69,6 +85,7 @@ class Parser(argparse.ArgumentParser):
         args, rest = self.parse_known_args(words)
         if rest:
             raise self._unknown(*rest)
+        _import(getattr(args, "imports", []))
         args.overrides = overrides
         return args
 
@@ -79,9 +96,11 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help())
         alone = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         alone.add_argument("--config", nargs="?")
-        given = alone.parse_known_args(words)[0].config
-        if self.takes_config and given is not None:
-            print(describe_config(given, overrides))
+        alone.add_argument("--import", dest="imports", action="append", nargs="?", default=[])
+        asked = alone.parse_known_args(words)[0]
+        if self.takes_config and asked.config is not None:
+            _import(filter(None, asked.imports))
+            print(describe_config(asked.config, overrides))
 
     def _unknown(self, word: str, following: str = "", *more: str) -> UserError:
         """Make the error for an unknown argument."""
@@ -286,12 +305,24 @@ def _run(path: pathlib.Path, argument: str) -> tuple[dict[str, Any], str]:
     return config.to_dict(), inspect.cleandoc(program.get("__doc__") or "")
 
 
+def _import(files: Iterable[str]) -> None:
+    """Execute files that register objects.
+
+    Raises:
+      UserError: one does not exist. Exceptions of a file are raised unchanged.
+    """
+    for file in files:
+        if not os.path.isfile(file):
+            raise UserError(f"no file {file} to import")
+        _program(pathlib.Path(file))
+
+
 def _program(path: pathlib.Path) -> dict[str, Any]:
-    """Execute a config file and return its names.
+    """Execute a file and return its names.
 
     It stays in `sys.modules`, where the annotations of its classes are resolved.
     """
-    module = types.ModuleType(f"<config {path}>")
+    module = types.ModuleType(f"<{path}>")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)

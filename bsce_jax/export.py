@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
       UserError: invalid arguments, no usable model, or the folder cannot be written.
     """
-    parser = Parser(prog="python -m bsce_jax.export", description=__doc__)
+    parser = Parser(opens_runs=True, prog="python -m bsce_jax.export", description=__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument(
         "--out", required=True, type=pathlib.Path, metavar="DIR", help="a new folder"

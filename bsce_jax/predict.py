@@ -165,7 +165,7 @@ def _say(text: str) -> None:
 
 
 def _read(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m bsce_jax.predict", description=__doc__)
+    parser = Parser(opens_runs=True, prog="python -m bsce_jax.predict", description=__doc__)
     parser.add_argument("photos", nargs="*", type=pathlib.Path, metavar="PHOTO_OR_FOLDER")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument(

@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OWN_FILES = ("anchor.py", "coarse.py")  # configs that a page has in full
+OWN_FILES = ("anchor.py", "coarse.py")  # that a page has in full
 SHORT = ("dataset.image_size=8", "model.name=small", "train.epochs=1", "memory.size=3")
 
 
@@ -51,6 +51,9 @@ class Ready(Exception):
 def test_the_commands_can_be_read(page: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = cli.Parser.read
 
+    def check_files(files: Iterable[str]) -> None:
+        assert {*files} <= {*OWN_FILES}
+
     def read_only(parser: cli.Parser, argv: Sequence[str]) -> None:
         args = read(parser, argv)
         given = getattr(args, "config", None)
@@ -60,6 +63,7 @@ def test_the_commands_can_be_read(page: pathlib.Path, monkeypatch: pytest.Monkey
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli.Parser, "read", read_only)
+    monkeypatch.setattr(cli, "_import", check_files)
     for command, *words in commands(page):
         with pytest.raises((Ready, SystemExit)):  # --help exits
             module(command).main(words)

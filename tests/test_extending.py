@@ -9,7 +9,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from bsce_jax import train
+from bsce_jax import export, train
+from bsce_jax.errors import UserError
+from bsce_jax.methods import METHODS
 from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,6 +61,29 @@ def test_every_block_of_python_is_an_example() -> None:
 
 def test_the_method_is_short() -> None:
     assert len([line for line in EXAMPLES["anchor"].splitlines() if line.strip()]) <= 30
+
+
+def test_a_run_opens_where_the_file_of_its_method_is_imported(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as context:  # registered for the training only
+        for name in ("_things", "_places"):
+            context.setattr(METHODS, name, dict(getattr(METHODS, name)))
+        train_example("anchor", tmp_path)
+    place, file = tmp_path / "run", tmp_path / "anchor.py"
+    arguments = [f"--workdir={place}", f"--out={tmp_path / 'model'}"]
+    with pytest.raises(UserError, match=r"unknown method.name 'anchor'"):
+        export.main(arguments)
+    with pytest.raises(UserError, match=r"no file nowhere.py to import"):
+        export.main(["--import=nowhere.py", *arguments])
+    export.main([f"--import={file}", *arguments])
+    assert (tmp_path / "model" / "load.py").exists()
+    stored = ["--import", str(file), "--config", str(place / "config.json")]
+    config, _ = train.parse([*stored, "--workdir", str(place)])  # registered twice by now
+    assert config.method.name == "anchor"
+    with pytest.raises(SystemExit):
+        train.parse([*stored, "--help"])
+    assert "method.weight=" in capsys.readouterr().out
 
 
 def test_the_feed_trains_bit_for_bit_as_the_resident_one(tmp_path: pathlib.Path) -> None:

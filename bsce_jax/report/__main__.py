@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _read(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m bsce_jax.report", description=__doc__)
+    parser = Parser(opens_runs=True, prog="python -m bsce_jax.report", description=__doc__)
     parser.add_argument(
         "runs", nargs="*", type=pathlib.Path, metavar="RUN", help="its folder, or one of runs"
     )

@@ -1,5 +1,7 @@
 """What is checked before any image is read."""
 
+import dataclasses
+import json
 import pathlib
 import subprocess
 
@@ -10,7 +12,9 @@ from tiny_run import flat_images, make_config, some_digits
 from bsce_jax.data import ArraySource, Dataset
 from bsce_jax.data.source import Source
 from bsce_jax.errors import UserError
+from bsce_jax.methods import METHODS, Method, Stage
 from bsce_jax.runs.results import git_commit
+from bsce_jax.training.loop import run
 from bsce_jax.training.problem import Problem
 
 DIGITS = some_digits(4, 2)
@@ -52,6 +56,21 @@ def test_the_first_task_needs_test_images() -> None:
     with pytest.raises(UserError, match=r"no test images of the classes of task 1"):
         Problem(make_config("replay"), dataset)
     assert len(Problem(make_config("replay"), without(DIGITS, "test", 0)).test_records(10)) == 18
+
+
+def test_a_method_that_trains_on_the_memory_alone_needs_one(tmp_path: pathlib.Path) -> None:
+    @METHODS.register("greedy")
+    class Greedy(Method):
+        def stages(self, main: Stage, task: int) -> tuple[Stage, ...]:
+            return (dataclasses.replace(main, records="memory"),)
+
+    with pytest.raises(UserError, match=r"greedy has no training in task 1 with memory\.size 0"):
+        Problem(make_config("greedy", None, {"memory.size": 0}), DIGITS)
+    fields = {"memory.size": 2, "train.epochs": 2, "train.batch_size": 5}
+    run(make_config("greedy", None, fields), tmp_path, DIGITS)
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry["step"] for entry in log if entry["kind"] == "epoch"]
+    assert steps == [2, 4, 8, 12]  # of 5 exemplars: 10 in the first task, 20 in the second
 
 
 @pytest.mark.parametrize("method", ["podnet", "afc"])

@@ -80,7 +80,7 @@ class Method:
         return probe.initial
 
     def stages(self, main: Stage, task: int) -> tuple[Stage, ...]:
-        """List the stages of a task; those on the memory come last.
+        """List the stages of a task, at least one; those on the memory come last.
 
         Before the first stage on the memory, or after the last stage if there is none on the
         memory, `end_training` is called and the exemplars of the new classes are chosen.

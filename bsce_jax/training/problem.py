@@ -293,7 +293,11 @@ class Problem:
         return self.criterion.balanced and self.config.train.finetuning == "auto"
 
     def all_stages(self, task: int) -> tuple[Stage, ...]:
-        """List all stages that the method has for a task; none on a memory that is empty."""
+        """List all stages that the method has for a task; none on a memory that is empty.
+
+        Raises:
+          UserError: there is none.
+        """
         train = self.config.train
         later = task > 0 and not self.method.restarts
         teacher = self.method.teacher and task > 0
@@ -314,6 +318,11 @@ class Problem:
         stages = self.method.stages(main, task)
         if not self.config.memory.size:
             stages = tuple(stage for stage in stages if stage.records != "memory")
+        if not stages:
+            raise UserError(
+                f"method {self.config.method.name} has no training in task {task + 1} with "
+                f"memory.size {self.config.memory.size}"
+            )
         return stages if later else boosted(stages, train)
 
     def task_info(self, task: int, exemplars: Exemplars) -> TaskInfo:

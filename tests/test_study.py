@@ -145,7 +145,8 @@ def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any])
             assert trial.path(1).exists()
         assert len(study_trials.table(recipe).splitlines()) == 2 + len(trials)
     firsts = {p.parent.name for p in common.RUNS.rglob("results.json")}
-    assert firsts == {f"{name}-cross_entropy-1" for name in ("il_baseline", "lucir", "der")}
+    names = ("il_baseline", "lucir", "podnet", "der")
+    assert firsts == {f"{name}-cross_entropy-1" for name in names}
 
 
 def test_methods_are_compared_under_losses_that_differ() -> None:

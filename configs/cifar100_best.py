@@ -10,10 +10,10 @@ It is `cifar100.py`, by default with PODNet and the balanced loss, and:
     python -m bsce_jax.train --config cifar100_best --workdir runs/best --seeds 0,1,2
 
 It has not been measured yet: there is no figure for it here. PODNet with the balanced loss has the
-highest average with the short recipe, 65.69, and mirror images gain 1.2 points there with two other
-methods. On small images the lower rate gains 0.6 points (docs/results.md). `benchmarks/gpu.sh`
-trains it. The published figures to compare with, for ResNet-32 with crop and flip, are 67.17 for
-increments of 10 and 65.86 for 5 (CCIL-SD, 2,000 exemplars in total).
+highest average with the short recipe, 65.69. On small images the lower rate gains it 0.6 points and
+the mirror images 2.1 (docs/results.md). `benchmarks/gpu.sh` trains it. The published figures to
+compare with, for ResNet-32 with crop and flip, are 67.17 for increments of 10 and 65.86 for 5
+(CCIL-SD, 2,000 exemplars in total).
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/study_trials.py --data_dir data      # trains what is missing
     .venv/bin/python benchmarks/study_trials.py --table              # writes docs/results.md
 
-Base 50 in increments of 10, with the reduced recipe and, for the heads that are solved, predictions
-from mirrored images and a low later rate, the short one. The runs of a recipe and a seed share the
-first task, which `benchmarks/study.py` trains if it is not there; a trial whose fields concern the
-first task trains its own. Finished runs are files under benchmarks/results/trials_reduced/ and
-trials_short/.
+Base 50 in increments of 10, most with the reduced recipe. The heads that are solved, mirrored
+images and a low later rate are also tried with the short one. The runs of a recipe, a seed and a
+backbone with its head share the first task, which `benchmarks/study.py` trains if it is not there;
+a trial whose fields concern the first task trains its own. Finished runs are files under
+benchmarks/results/trials_reduced/ and trials_short/.
 """
 
 import pathlib

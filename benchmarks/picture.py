@@ -75,7 +75,9 @@ def sketch() -> alt.LayerChart:
     words = base.transform_calculate(middle="(datum.low + datum.high) / 2").mark_text(
         color="white", fontSize=12, fontWeight="bold"
     )
-    title = _title("Trains on softmax(logits + log n)", "predicts with the plain logits", offset=38)
+    title = title_of(
+        "Trains on softmax(logits + log n)", "predicts with the plain logits", offset=38
+    )
     chart = alt.LayerChart(layer=[bars, words.encode(y="middle:Q", text="label:N")])
     return chart.properties(width=260, height=HEIGHT, title=title)
 
@@ -87,11 +89,11 @@ def accuracy(groups: list[Group]) -> alt.LayerChart:
     )
     # a chart in a row of charts cannot have these
     chart.config = chart.autosize = alt.Undefined
-    title = _title("Digits: five tasks of two classes", "mean and deviation over five seeds")
+    title = title_of("Digits: five tasks of two classes", "mean and deviation over five seeds")
     return chart.properties(title=title)
 
 
-def _title(text: str, below: str, offset: int = 12) -> alt.TitleParams:
+def title_of(text: str, below: str = "", offset: int = 12) -> alt.TitleParams:
     return alt.TitleParams(
         text,
         subtitle=below,

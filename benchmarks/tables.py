@@ -1,9 +1,10 @@
-"""Write the tables of docs/results.md: the study's results beside published ones.
+"""Write the tables of docs/results.md, the study's results beside published ones, and README's.
 
     .venv/bin/python benchmarks/tables.py
 
 Published figures come from bsce_jax/report/published.csv. They are in the row of a run only if data
-set, tasks, memory, backbone and augmentation are the same.
+set, tasks, memory, backbone and augmentation are the same. README has what the balanced loss gains
+at full size.
 """
 
 from collections import defaultdict
@@ -16,7 +17,9 @@ from bsce_jax.cli import Parser
 from bsce_jax.errors import exit_on_user_error
 from bsce_jax.report import published as figures
 
-PAGE = common.ROOT / "docs" / "results.md"
+PAGE, README = common.ROOT / "docs" / "results.md", common.ROOT / "README.md"
+# the runs that README and the picture show
+SHOWN = (PROTOCOLS[0], "short")
 # names of methods in the table of published figures -> ours
 PUBLISHED = {"ss-il": "ss_il", "ce": "replay", "ce+kd": "il_baseline", "ds-al": "ds_al"}
 # recipe -> what a title says of it
@@ -66,6 +69,35 @@ def table(protocol: Protocol, recipe: str) -> str | None:
     return "\n".join(lines) if rows else None
 
 
+def pairs(protocol: Protocol, recipe: str) -> dict[str, list[list[dict[str, Any]]]]:
+    """Read the finished runs of each method that has some with the balanced loss and without it.
+
+    Returns:
+      method -> the runs with its published loss, those with the balanced one.
+    """
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for method in METHODS:
+        runs = [run for run in all_runs(recipe) if (run.protocol, run.method) == (protocol, method)]
+        of_losses = [
+            common.read([run.path for run in runs if run.loss == loss])
+            for loss in common.losses(method)
+        ]
+        if len(of_losses) == 2 and all(of_losses):
+            found[method] = of_losses
+    return found
+
+
+def gains(protocol: Protocol, recipe: str) -> str:
+    """Make the table of each method with its published loss and with the balanced one."""
+    names = ("average_incremental", "last", "forgetting")
+    lines = [f"| method | published loss | {' | '.join(n.replace('_', ' ') for n in names)} |"]
+    lines.append("|---" * 5 + "|")
+    for method, both in pairs(protocol, recipe).items():
+        cells = [" → ".join(figure(found, "cnn", name) for found in both) for name in names]
+        lines.append(f"| `{method}` | `{common.losses(method)[0]}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def figure(found: list[dict[str, Any]], kind: str, name: str) -> str:
     values = [one[kind] and one[kind][name] for one in found]
     return "-" if None in values else common.mean_and_deviation(values, digits=2)
@@ -85,6 +117,7 @@ def main() -> None:
             title += f"{protocol.size} exemplars {shared}"
             parts += [title + TITLES[recipe], made]
     common.fill(PAGE, "tables", "\n\n".join(parts))
+    common.fill(README, "gains", gains(*SHOWN))
 
 
 if __name__ == "__main__":

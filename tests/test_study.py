@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import sys
 from typing import Any
 
 import common
@@ -265,6 +266,36 @@ def test_tables_set_published_figures_beside_their_own_protocol(trained: dict[st
     assert tables.published(protocol._replace(size=10)) == {
         "acil": ["66.30 / - (CNN, ACIL table 1)"]
     }
+
+
+def test_the_gain_of_a_loss_needs_runs_with_it_and_without(trained: dict[str, Any]) -> None:
+    protocol = study.PROTOCOLS[0]
+    for seed, method, loss in (
+        (0, "podnet", "nca"),
+        (1, "podnet", "nca"),
+        (1, "podnet", "balanced_softmax"),
+        (0, "wa", "cross_entropy"),
+    ):
+        study.Run(protocol, method, loss, seed, "short").train({})
+    first, _, *rows = tables.gains(protocol, "short").splitlines()
+    assert first == "| method | published loss | average incremental | last | forgetting |"
+    cells = "60.50 ± 0.71 → 61.00"
+    assert rows == [f"| `podnet` | `nca` | {cells} | {cells} | {cells} |"]
+
+
+def test_the_pages_have_the_tables_of_the_results(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {name: getattr(tables, name) for name in ("PAGE", "README")}
+    for name, page in pages.items():
+        monkeypatch.setattr(tables, name, tmp_path / name)
+        (tmp_path / name).write_text(page.read_text())
+    monkeypatch.setattr(study_trials, "PAGE", tables.PAGE)
+    for program, words in ((tables, []), (study_trials, ["--table"])):
+        monkeypatch.setattr(sys, "argv", [program.__file__, *words])
+        program.main()
+    for name, page in pages.items():
+        assert (tmp_path / name).read_text() == page.read_text()
 
 
 def test_a_page_without_its_marks_is_not_touched(tmp_path: pathlib.Path) -> None:

@@ -27,7 +27,7 @@ from bsce_jax.methods import METHODS, ModelState, Stage
 from bsce_jax.methods.criterion import CRITERIA
 from bsce_jax.models import Classifier, make_model
 from bsce_jax.runs import results
-from bsce_jax.training import fit, loop, problem
+from bsce_jax.training import fit, loop, problem, tasks
 from bsce_jax.training.probe import FeedProbe
 from bsce_jax.training.state import Batches
 from bsce_jax.training.step import TrainChunk
@@ -144,7 +144,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     DATASETS.register("noise")(load)
     monkeypatch.setattr(problem, "make_model", small)
     monkeypatch.setattr(loop, "Trainer", TracingTrainer)
-    monkeypatch.setattr(loop, "fit", first_and_last_chunk)
+    monkeypatch.setattr(tasks, "fit", first_and_last_chunk)
     monkeypatch.setattr(loop, "Checkpoints", NoCheckpoints)
     monkeypatch.setattr(results, "environment", dict)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the files are not for long

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_run import make_config, some_digits
 
-from bsce_jax.training import loop
+from bsce_jax.training import tasks
 from bsce_jax.training.fit import Work, choose_records
 from bsce_jax.training.loop import run
 from bsce_jax.training.problem import Problem
@@ -24,7 +24,7 @@ def test_the_random_exemplars_of_new_classes_are_those_that_are_kept(
         works.append(choose_records(*args))
         return works[-1]
 
-    monkeypatch.setattr(loop, "choose_records", noted)
+    monkeypatch.setattr(tasks, "choose_records", noted)
     fields = {"memory.selection": "random", "train.replay_batch_size": 8, "train.epochs": 1}
     made = make_config("ccil", fields=fields)
     kept = run(made, tmp_path, DATA)["memory"]["indices"]

@@ -26,7 +26,8 @@ from bsce_jax.report import published
 from bsce_jax.report import tables as table
 from bsce_jax.report.runs import read_all, scenarios
 from bsce_jax.report.terminal import print_results
-from bsce_jax.runs import predictions, results, saved, seal
+from bsce_jax.runs import model as model_files
+from bsce_jax.runs import predictions, results, seal
 from bsce_jax.runs.folder import claimed
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
@@ -153,7 +154,8 @@ def damaged(draw: st.DrawFn, good: Any) -> Any:
     """A JSON object of which some values are replaced, or missing."""
     changed = copy.deepcopy(good)
     for *path, last in draw(st.lists(st.sampled_from(places(good)), min_size=1, max_size=3)):
-        inner, value = changed, draw(VALUES)
+        # a copy, since a drawn list or dict may be drawn again, and put into itself
+        inner, value = changed, copy.deepcopy(draw(VALUES))
         with contextlib.suppress(LookupError, TypeError):  # what it was in is replaced already
             for key in path:
                 inner = inner[key]
@@ -266,7 +268,7 @@ def test_values_of_a_model(
     good = dict(contents(finished / "model" / "model.json"))
     good.pop("sha256")
     content = data.draw(damaged(good))
-    content["sha256"] = saved._sum(content)  # as if it had been written so
+    content["sha256"] = model_files.digest(content)  # as if it had been written so
     shutil.copytree(finished / "model", tmp_path / "model", dirs_exist_ok=True)
     (tmp_path / "model" / "model.json").write_text(json.dumps(content))
     said_by(lambda: SavedRun.open(tmp_path))

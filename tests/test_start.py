@@ -10,7 +10,7 @@ import pytest
 from tiny_run import assert_same_run, make_config, run_with_interruption, some_digits, weights
 
 from bsce_jax.errors import UserError
-from bsce_jax.runs import saved
+from bsce_jax.runs import model as model_files
 from bsce_jax.runs.predictions import read
 from bsce_jax.training.loop import run
 
@@ -124,7 +124,7 @@ def test_the_run_may_be_of_an_earlier_version(base: pathlib.Path, tmp_path: path
     file = older / "model" / "model.json"
     description = json.loads(file.read_text())
     del description["config"]["train"]["average"], description["sha256"]
-    description["sha256"] = saved._sum(description)
+    description["sha256"] = model_files.digest(description)
     file.write_text(json.dumps(description))
     run(make_config("acil", fields={"train.init_from": str(older)}), tmp_path / "run", DIGITS)
     made = make_config("acil", fields={"train.init_from": str(older), "train.average": 0.9})

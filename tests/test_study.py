@@ -16,7 +16,8 @@ import tables
 from bsce_jax import config as config_lib
 from bsce_jax.errors import UserError
 from bsce_jax.methods import METHODS
-from bsce_jax.runs.saved import SavedRun, has_model
+from bsce_jax.runs.model import has_model
+from bsce_jax.runs.saved import SavedRun
 from bsce_jax.runs.start import of_first_task
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

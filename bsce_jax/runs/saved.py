@@ -1,13 +1,6 @@
-"""The saved model of a run, and opening it without the training data.
-
-RUN/model/model.json      what is needed to use the weights: classes, preprocessing, config
-RUN/model/task_04.npz     the weights after a task, one array for each parameter
-"""
+"""A run's model, opened without the training data; `runs/model.py` has its files."""
 
 import functools
-import hashlib
-import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,84 +13,17 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
-from bsce_jax.data import Dataset, FittedSource
 from bsce_jax.data.augment import normalize
-from bsce_jax.data.source import CENTRAL, WHOLE
 from bsce_jax.errors import UserError, unknown
-from bsce_jax.files import MALFORMED, write_atomically, write_json
 from bsce_jax.methods import Method, ModelState
 from bsce_jax.models import Classifier, infer, make_model
 from bsce_jax.runs import results
 from bsce_jax.runs.bucket import Local
-from bsce_jax.scenario import Scenario
+from bsce_jax.runs.model import check_description, read_description, read_weights
 
-SCHEMA = 3
 BATCH = 256  # images in one forward pass
 Kind = Literal["cnn", "nme"]  # of predictions
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-def write_model(
-    folder: pathlib.Path,
-    config: ConfigDict,
-    dataset: Dataset,
-    scenario: Scenario,
-    task: int,
-    model: ModelState,
-    class_means: np.ndarray | None,
-) -> None:
-    """Write the model of a finished task.
-
-    Args:
-      folder: of the run.
-      config: of the run.
-      dataset: that it was trained on; its preprocessing, class names and identity are saved.
-      scenario: the classes, in order of arrival.
-      task: number of the task.
-      model: after the task.
-      class_means: [seen, D] for predictions by nearest class mean, None without exemplars.
-    """
-    weights = f"task_{task:02d}.npz"
-    arrays = _flat({"params": model.params, "batch_stats": model.batch_stats, "extra": model.extra})
-    if class_means is not None:
-        arrays["class_means"] = class_means
-    place = folder / "model"
-    write_atomically(place / weights, lambda f: np.savez(f, allow_pickle=False, **arrays))
-    description = {
-        "schema": SCHEMA,
-        "task": task,
-        "weights": weights,
-        "class_names": list(dataset.class_names),
-        "tasks": [list(labels) for labels in scenario.tasks],
-        "image_shape": list(dataset.image_shape),
-        "fit": dataset.test.fit if isinstance(dataset.test, FittedSource) else WHOLE,
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "dataset": dataset.name,
-        "data_identity": dataset.identity,
-        "config": json.loads(config.to_json()),
-    }
-    with open(place / weights, "rb") as f:
-        description["weights_sha256"] = hashlib.file_digest(f, "sha256").hexdigest()
-    write_json(place / "model.json", {**description, "sha256": _sum(description)})
-    if config.runtime.keep_models == "last":
-        for path in place.glob("task_*.npz"):
-            if path.name != weights:
-                path.unlink()
-
-
-def has_model(folder: pathlib.Path) -> bool:
-    """Tell whether the folder of a run has a model, with description and weights as written."""
-    try:
-        description = _describe(folder)
-        return _as_written(folder / "model" / description["weights"], description)
-    except (OSError, UserError):
-        return False
-
-
-def _as_written(weights: pathlib.Path, description: Mapping[str, Any]) -> bool:
-    with open(weights, "rb") as f:
-        return bool(hashlib.file_digest(f, "sha256").hexdigest() == description["weights_sha256"])
 
 
 class SavedRun:
@@ -173,28 +99,17 @@ class SavedRun:
         """
         files = Local(folder, lambda name: name.startswith(("model/", "results.json")))
         path = files.folder
-        place = path / "model"
-        description = _describe(path)
-        newest = description.get("weights")
+        newest = wanted = read_description(path)
         if task is not None:
-            description = {**description, "task": task, "weights": f"task_{task:02d}.npz"}
+            wanted = {**newest, "task": task, "weights": f"task_{task:02d}.npz"}
         try:
-            _check_description(description)
-            config_lib.check_model(description["config"])
+            check_description(wanted)
+            config_lib.check_model(wanted["config"])
         except UserError as error:
-            raise UserError(f"{place / 'model.json'}: {error}") from error
-        weights = place / description["weights"]
-        if not weights.exists():
-            there = ", ".join(sorted(p.stem for p in place.glob("task_*.npz"))) or "none"
-            raise UserError(f"no {weights}: there is {there}; see config.runtime.keep_models")
-        try:
-            with open(weights, "rb") as f, np.load(f) as archive:
-                flat = {name: archive[name] for name in archive.files}
-        except MALFORMED as error:
-            raise UserError(f"{weights} is damaged") from error
-        config = ConfigDict(description["config"])
+            raise UserError(f"{path / 'model' / 'model.json'}: {error}") from error
+        config = ConfigDict(wanted["config"])
         method = config_lib.make_method(config)
-        classes = sum(map(len, description["tasks"]))
+        classes = sum(map(len, wanted["tasks"]))
         base = make_model(
             config.model.name,
             head=method.head,
@@ -202,19 +117,12 @@ class SavedRun:
             dtype=config.runtime.dtype,
             platform=platform,
         )
-        network = method.network(base, description["task"], len(description["tasks"]))
-        seen = sum(map(len, description["tasks"][: description["task"] + 1]))
-        shapes = _shapes(network, method, description["image_shape"], classes, seen)
-        if "class_means" not in flat:  # the run kept no exemplars
-            del shapes["class_means"]
-        for name in sorted(shapes.keys() | flat.keys()):
-            there, right = (_shape(named.get(name)) for named in (flat, shapes))
-            if there != right:
-                raise UserError(f"{weights} is damaged: {name} is {there}, {right} is right")
-        if weights.name == newest and not _as_written(weights, description):
-            raise UserError(f"{weights} is not the file that {place / 'model.json'} describes")
+        network = method.network(base, wanted["task"], len(wanted["tasks"]))
+        seen = sum(map(len, wanted["tasks"][: wanted["task"] + 1]))
+        shapes = _shapes(network, method, wanted["image_shape"], classes, seen)
+        flat = read_weights(path, newest, wanted["weights"], shapes)
         arrays = {name: jnp.asarray(array) for name, array in flat.items()}
-        run = cls(path, description, config, method, network, arrays)
+        run = cls(path, wanted, config, method, network, arrays)
         run._files = files  # a copy is there as long as the run is open
         return run
 
@@ -300,72 +208,6 @@ class SavedRun:
         return self._method.predict(logits, features, model.extra)[:, :seen]
 
 
-def _describe(folder: pathlib.Path) -> dict[str, Any]:
-    """Read `model.json`.
-
-    Raises:
-      UserError: it is missing or damaged.
-    """
-    path = folder / "model" / "model.json"
-    try:
-        description = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"no model in {folder}: has the run finished a task?") from None
-    except (OSError, RecursionError, ValueError) as error:  # of JSON and of UTF-8
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-        raise UserError(
-            f"{path} does not describe a model of schema {SCHEMA}: the run's training command "
-            "writes it anew"
-        )
-    if description.pop("sha256", None) != _sum(description):
-        raise UserError(f"{path} is not as it was written")
-    return description
-
-
-def _sum(description: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-
-
-def _check_description(description: Mapping[str, Any]) -> None:
-    """Check the contents of `model.json`, apart from the config's fields.
-
-    Raises:
-      UserError: a key that is missing or has another kind of value.
-    """
-    checks: dict[str, Callable[[Any], bool]] = {
-        "class_names": lambda names: _all(names, str),
-        "tasks": lambda tasks: (
-            _all(tasks, list)
-            and _all(labels := [label for task in tasks for label in task], int)
-            and len(set(labels)) == len(labels) > 1
-            and all(0 <= label < len(description["class_names"]) for label in labels)
-        ),
-        "task": lambda task: type(task) is int and 0 <= task < len(description["tasks"]),
-        "weights": lambda name: isinstance(name, str) and pathlib.Path(name).name == name,
-        "image_shape": lambda shape: (
-            _all(shape, int) and len(shape) == 3 and all(0 < n <= 2**16 for n in shape)
-        ),
-        "mean": lambda mean: _all(mean, float) and len(mean) == description["image_shape"][2],
-        "std": lambda std: (
-            _all(std, float) and len(std) == description["image_shape"][2] and min(std) > 0
-        ),
-        "fit": lambda name: name in (WHOLE, CENTRAL),
-        "data_identity": lambda identity: isinstance(identity, str),
-        "config": lambda config: isinstance(config, dict),
-    }
-    for key, is_right in checks.items():  # in this order: some look at the keys before
-        if not is_right(description.get(key)):
-            raise UserError(f"{key} is missing or not what a run writes")
-
-
-def _all(values: Any, kind: type) -> bool:
-    """Tell whether a JSON value is a list of things of a kind, numbers being finite."""
-    if not isinstance(values, list) or any(type(value) is not kind for value in values):
-        return False
-    return kind is not float or all(map(math.isfinite, values))
-
-
 def _shapes(
     network: Classifier, method: Method, image_shape: Sequence[int], classes: int, seen: int
 ) -> dict[str, Any]:
@@ -384,12 +226,3 @@ def _shapes(
 
     shapes: dict[str, Any] = traverse_util.flatten_dict(jax.eval_shape(make), sep="/")
     return shapes
-
-
-def _shape(array: Any) -> str:
-    return "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    flat = traverse_util.flatten_dict(tree, sep="/")
-    return {path: np.asarray(value) for path, value in flat.items()}

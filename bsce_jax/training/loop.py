@@ -17,7 +17,7 @@ from bsce_jax.runs import exemplars, home, known, log, predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
 from bsce_jax.runs.folder import Claim, claimed, write_config
 from bsce_jax.runs.identity import identity, refuse_another
-from bsce_jax.runs.saved import has_model
+from bsce_jax.runs.model import has_model
 from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.display import Display
 from bsce_jax.training.overview import overview

@@ -66,6 +66,38 @@ class Problem:
         self.config = config
         self.method = config_lib.make_method(config)
         self.criterion = config_lib.make_criterion(config)
+        self._check_fields()
+        named = config.dataset
+        self.found = dataset or data.load(
+            named.name,
+            named.data_dir,
+            named.image_size or None,
+            named.train_split,
+            named.test_split,
+        )
+        extends = config.scenario.extends
+        with _naming("scenario.extends"):
+            self.extension = Extension(extends) if extends else None
+        self.dataset = self._make_dataset()
+        self.scenario = self._make_scenario()
+        classes = self.scenario.num_classes
+        memory.check_budget(config.memory.policy, config.memory.size, classes)
+        self.network = make_model(
+            config.model.name,
+            head=self.method.head,
+            num_classes=classes,
+            dtype=config.runtime.dtype,
+        )
+        self.network_of(0)  # a method may refuse the network
+        self.start = self._make_start()
+        self.labels = self.scenario.positions(self.dataset.train.labels)
+        self.test_labels = self.scenario.positions(self.dataset.test.labels)
+        self.records = [np.flatnonzero(self.labels == c) for c in range(classes)]
+        self._check_images()
+
+    def _check_fields(self) -> None:
+        """Check what can be checked without the data."""
+        config = self.config
         check_batches(config, count_devices())
         if self.crops_sources and config.runtime.feed not in ("auto", "streamed"):
             raise UserError(
@@ -97,53 +129,31 @@ class Problem:
                 f"train.replay_batch_size is {replay} and memory.size 0: keep exemplars, or set "
                 "train.replay_batch_size=0"
             )
-        named = config.dataset
-        self.found = dataset or data.load(
-            named.name,
-            named.data_dir,
-            named.image_size or None,
-            named.train_split,
-            named.test_split,
-        )
-        extends = config.scenario.extends
-        with _naming("scenario.extends"):
-            self.extension = Extension(extends) if extends else None
-        self.dataset = self.found
-        if self.extension and named.validation:
+
+    def _make_dataset(self) -> Dataset:
+        """Make the data set of the run from the one that was found."""
+        dataset, fraction = self.found, self.config.dataset.validation
+        if self.extension and fraction:
             raise UserError(
-                f"dataset.validation is {named.validation}, and a run that extends another is "
+                f"dataset.validation is {fraction}, and a run that extends another is "
                 "evaluated on test images: set dataset.validation=0"
             )
         if self.extension:
-            self.dataset = self.extension.dataset(self.found)
-        elif named.validation:
-            self.dataset = validation.hold_out(self.found, named.validation, config.seed)
-        if self.crops_sources and not isinstance(self.dataset.train, data.CroppingSource):
+            dataset = self.extension.dataset(dataset)
+        elif fraction:
+            dataset = validation.hold_out(dataset, fraction, self.config.seed)
+        if self.crops_sources and not isinstance(dataset.train, data.CroppingSource):
             raise UserError(
-                f"train.augmentation is {config.train.augmentation}: {self.dataset.name} has no "
+                f"train.augmentation is {self.config.train.augmentation}: {dataset.name} has no "
                 "image files to crop, use resized_crop"
             )
-        height, width, _ = self.dataset.image_shape
+        height, width, _ = dataset.image_shape
         if height != width and any(stage.turns for stage in self.all_stages(0)):
             raise UserError(
-                f"method {config.method.name} turns the images: {height}x{width} ones are not "
+                f"method {self.config.method.name} turns the images: {height}x{width} ones are not "
                 "square, set dataset.image_size"
             )
-        self.scenario = self._make_scenario()
-        classes = self.scenario.num_classes
-        memory.check_budget(config.memory.policy, config.memory.size, classes)
-        self.network = make_model(
-            config.model.name,
-            head=self.method.head,
-            num_classes=classes,
-            dtype=config.runtime.dtype,
-        )
-        self.network_of(0)  # a method may refuse the network
-        self.start = self._make_start()
-        self.labels = self.scenario.positions(self.dataset.train.labels)
-        self.test_labels = self.scenario.positions(self.dataset.test.labels)
-        self.records = [np.flatnonzero(self.labels == c) for c in range(classes)]
-        self._check_images()
+        return dataset
 
     def _make_scenario(self) -> Scenario:
         fields = self.config.scenario

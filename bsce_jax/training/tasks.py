@@ -12,7 +12,7 @@ from bsce_jax.methods import ModelState, Stage
 from bsce_jax.runs import exemplars, home, log, predictions, results
 from bsce_jax.runs.checkpoint import Checkpoints, Progress
 from bsce_jax.runs.folder import Claim
-from bsce_jax.runs.saved import write_model
+from bsce_jax.runs.model import write_model
 from bsce_jax.runs.start import Pretrained
 from bsce_jax.streams import Purpose, generator
 from bsce_jax.training import evaluate

@@ -45,9 +45,10 @@ from launches import h200
 from ml_collections import ConfigDict
 from recorder import Recorder, compile_step
 
-from bsce_jax.cli import Parser, make_config
+from bsce_jax.cli import Parser
 from bsce_jax.data import Dataset
 from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.loading import make_config
 from bsce_jax.training import mesh as mesh_lib
 from bsce_jax.training.problem import Problem, check_batches
 

@@ -27,8 +27,9 @@ import throughput
 from jax.experimental import topologies
 from recorder import Recorder, compile_step
 
-from bsce_jax.cli import Parser, make_config
+from bsce_jax.cli import Parser
 from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.loading import make_config
 from bsce_jax.training.problem import Problem
 
 # from NVIDIA's data sheets, and for what they lack from CUDA's device properties

@@ -29,8 +29,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from bsce_jax.cli import Parser, make_config, shipped
+from bsce_jax.cli import Parser
 from bsce_jax.errors import Stopped, UserError, exit_on_user_error, unknown
+from bsce_jax.loading import make_config, shipped
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

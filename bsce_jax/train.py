@@ -40,8 +40,9 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bsce_jax.cli import Parser, make_config
+from bsce_jax.cli import Parser
 from bsce_jax.errors import Stopped, UserError, exit_on_user_error, is_no_space
+from bsce_jax.loading import make_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 from tiny_run import make_config, some_digits
 
-from bsce_jax import cli, config
+from bsce_jax import cli, config, loading
 from bsce_jax.__main__ import COMMANDS
 from bsce_jax.fields import Field, fields_of
 from bsce_jax.methods import METHODS
@@ -35,7 +35,7 @@ def listing() -> str:
     parts: dict[str, Iterable[str]] = {
         "names that docs/api.md documents": names(),
         "registered": registered(),
-        "configs": cli.config_names(),
+        "configs": loading.config_names(),
         "flags of the commands": flags(),
         "fields of a config": fields(),
         "files of a run": run_files(),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from tiny_run import flat_images
 
-from bsce_jax import cli, config
+from bsce_jax import config, loading
 from bsce_jax.data import DATASETS, Dataset
 from bsce_jax.data.augment import AUGMENTATIONS
 from bsce_jax.errors import UserError
@@ -285,7 +285,7 @@ def try_texts(change: Change) -> None:
     method, loss, changed = change
     names = {"method.name": method, "loss.name": loss}
     texts = {path: str(value) for path, value in {**SMALL, **names, **changed}.items()}
-    said = outcome(lambda: cli.make_config("digits", texts), changed)
+    said = outcome(lambda: loading.make_config("digits", texts), changed)
     assert said or change != TWO_NAMES
 
 
@@ -320,4 +320,6 @@ def test_many_texts_on_the_command_line(stubbed: None, change: Change) -> None:
 
 
 def test_a_config_without_changes_runs(stubbed: None) -> None:
-    assert not outcome(lambda: cli.make_config("digits", {k: str(v) for k, v in SMALL.items()}), {})
+    assert not outcome(
+        lambda: loading.make_config("digits", {k: str(v) for k, v in SMALL.items()}), {}
+    )

@@ -10,8 +10,8 @@ import pytest
 import throughput
 from recorder import Recorder, compile_step
 
-from bsce_jax.cli import make_config
 from bsce_jax.errors import UserError
+from bsce_jax.loading import make_config
 from bsce_jax.training.problem import Problem
 
 PROGRAM = """\

@@ -16,6 +16,7 @@ LEVELS = (
     {"config"},
     {"runs"},
     {"training"},
+    {"loading"},
     {"cli"},
     {"report"},
     {"train", "prepare", "predict", "export", "bench", "__main__"},

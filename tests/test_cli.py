@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bsce_jax import __version__, config, prepare, train
-from bsce_jax.cli import make_config
 from bsce_jax.errors import UserError, exit_on_user_error
+from bsce_jax.loading import make_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DIGITS = "--config=configs/digits.py"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsce_jax import cli, train
+from bsce_jax import cli, loading, train
 from bsce_jax.training.loop import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -58,12 +58,12 @@ def test_the_commands_can_be_read(page: pathlib.Path, monkeypatch: pytest.Monkey
         args = read(parser, argv)
         given = getattr(args, "config", None)
         if given is not None and given.partition(":")[0] not in OWN_FILES:
-            cli.make_config(given, args.overrides)
+            loading.make_config(given, args.overrides)
         raise Ready
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli.Parser, "read", read_only)
-    monkeypatch.setattr(cli, "_import", check_files)
+    monkeypatch.setattr(cli, "import_files", check_files)
     for command, *words in commands(page):
         with pytest.raises((Ready, SystemExit)):  # --help exits
             module(command).main(words)

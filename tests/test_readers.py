@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_run import make_config, some_digits
 
-from bsce_jax import cli
+from bsce_jax import loading
 from bsce_jax.errors import UserError, in_one_line
 from bsce_jax.report import published
 from bsce_jax.report import tables as table
@@ -205,7 +205,7 @@ def test_values_of_a_config(data: st.DataObject, tmp_path: pathlib.Path) -> None
 
     said_by(claim)
     path.write_text(json.dumps(content))
-    said_by(lambda: cli.make_config(str(path), {}))
+    said_by(lambda: loading.make_config(str(path), {}))
 
 
 @fuzz
@@ -267,11 +267,22 @@ def test_values_of_a_model(
 ) -> None:
     good = dict(contents(finished / "model" / "model.json"))
     good.pop("sha256")
-    content = data.draw(damaged(good))
-    content["sha256"] = model_files.digest(content)  # as if it had been written so
-    shutil.copytree(finished / "model", tmp_path / "model", dirs_exist_ok=True)
-    (tmp_path / "model" / "model.json").write_text(json.dumps(content))
-    said_by(lambda: SavedRun.open(tmp_path))
+    opened_with(data.draw(damaged(good)), finished, tmp_path)
+
+
+def test_a_field_with_a_dot_in_its_name(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    good = copy.deepcopy(contents(finished / "model" / "model.json"))
+    good.pop("sha256")
+    good["config"]["train"]["milestones"] = {"a.b": 1}
+    assert "model.json: ConfigDict does not accept dots" in opened_with(good, finished, tmp_path)
+
+
+def opened_with(content: dict[str, Any], finished: pathlib.Path, folder: pathlib.Path) -> str:
+    """What is said of a model with another description, as if it had been written so."""
+    content["sha256"] = model_files.digest(content)
+    shutil.copytree(finished / "model", folder / "model", dirs_exist_ok=True)
+    (folder / "model" / "model.json").write_text(json.dumps(content))
+    return said_by(lambda: SavedRun.open(folder))
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "type", "more", "means", "all", "text"])

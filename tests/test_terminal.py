@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from bsce_jax.cli import config_names, describe_config
+from bsce_jax.loading import config_names, describe_config
 from bsce_jax.report import catalogue
 from bsce_jax.report.photos import Evaluation, Predictions
 from bsce_jax.report.terminal import print_results, print_summary

@@ -105,9 +105,9 @@ class SavedRun:
         try:
             check_description(wanted)
             config_lib.check_model(wanted["config"])
-        except UserError as error:
+            config = ConfigDict(wanted["config"])
+        except (UserError, ValueError) as error:  # the latter of a name with a dot
             raise UserError(f"{path / 'model' / 'model.json'}: {error}") from error
-        config = ConfigDict(wanted["config"])
         method = config_lib.make_method(config)
         classes = sum(map(len, wanted["tasks"]))
         base = make_model(

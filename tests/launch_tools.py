@@ -36,7 +36,8 @@ class Checkout:
     def start(self, script: str, *args: str, **environment: str) -> "subprocess.Popen[str]":
         """Start a script of launch/, as the leader of a session, with its output as one text."""
         return subprocess.Popen(
-            ["bash", f"launch/{script}", *args],
+            # a program in the background may ignore Ctrl-C, and bash cannot undo that for itself
+            ["env", "--default-signal=INT", "bash", f"launch/{script}", *args],
             cwd=self.path,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,

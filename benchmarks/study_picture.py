@@ -23,8 +23,8 @@ from bsce_jax.report.tables import moments_of
 FILE = common.ROOT / "docs" / "study.svg"
 # in the colours of README's picture
 NAMES = ("balanced softmax", "published loss")
-COLUMNS = 3
-SIZE = (230, 190)
+COLUMNS = 4
+SIZE = (165, 190)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import flat_images, make_config
 
-from bsce_jax.training import loop
+from bsce_jax.training import loop, tasks
 from bsce_jax.training.fit import Chunk, Work, task_context
 from bsce_jax.training.trainer import Trainer
 
@@ -37,7 +37,7 @@ def priors(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "train.batch_size": 128,
         }
         made = make_config(method, loss, {**common, **(fields or {})})
-        monkeypatch.setattr(loop, "fit", note)
+        monkeypatch.setattr(tasks, "fit", note)
         loop.run(made, tmp_path, flat_images([IMAGES] * 6))
         return found
 

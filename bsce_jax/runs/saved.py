@@ -105,8 +105,11 @@ class SavedRun:
         try:
             check_description(wanted)
             config_lib.check_model(wanted["config"])
+        except UserError as error:
+            raise UserError(f"{path / 'model' / 'model.json'}: {error}") from error
+        try:
             config = ConfigDict(wanted["config"])
-        except (UserError, ValueError) as error:  # the latter of a name with a dot
+        except ValueError as error:  # a name with a dot
             raise UserError(f"{path / 'model' / 'model.json'}: {error}") from error
         method = config_lib.make_method(config)
         classes = sum(map(len, wanted["tasks"]))

@@ -23,6 +23,7 @@ The reduced study is base 50 in increments of 10 at 16x16 pixels with a ResNet-8
 run that had another value is an error.
 """
 
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from bsce_jax import scenario
 from bsce_jax.cli import Parser
 from bsce_jax.errors import UserError, exit_on_user_error, unknown
 from bsce_jax.methods import METHODS as REGISTERED
-from bsce_jax.runs.start import PLAIN
+from bsce_jax.runs.start import PLAIN, SELF_DISTILLATION
 
 
 class Protocol(NamedTuple):
@@ -129,7 +130,10 @@ class Run(NamedTuple):
             common.train(self.path, self.config, {**fields, **start})
 
     def first_task(self, more: dict[str, Any]) -> pathlib.Path:
-        """Return the folder of the run of the first task; train it unless its model exists."""
+        """Return the folder of the run of the first task; train it unless its model exists.
+
+        Self-distillation goes on from the run without it.
+        """
         method = ALIKE.get(self.method, self.method)
         loss = "cross_entropy" if self.loss in PLAIN else self.loss
         classes = self.protocol.base or self.protocol.increment
@@ -144,8 +148,12 @@ class Run(NamedTuple):
             return kept
         folder = common.folder_of(file)
         if not (folder / "results.json").exists():
-            classes_alone = {"scenario.class_order": ",".join(map(str, order))}
-            common.train_in(folder, run.config, {**run.fields(), **more, **classes_alone})
+            fields = {**run.fields(), **more, "scenario.class_order": ",".join(map(str, order))}
+            if more.get(SELF_DISTILLATION):
+                without = {path: more[path] for path in more.keys() - {SELF_DISTILLATION}}
+                # relative to here, since the model has the path, and may be kept for others
+                fields["train.init_from"] = os.path.relpath(self.first_task(without))
+            common.train_in(folder, run.config, fields)
         return folder
 
 

@@ -5,8 +5,8 @@
 
 Base 50 in increments of 10, most with the reduced recipe. The heads that are solved, mirrored
 images and a low later rate are also tried with the short one. The runs of a recipe, a seed and a
-backbone with its head share the first task, which `benchmarks/study.py` trains if it is not there;
-a trial whose fields concern the first task trains its own. Finished runs are files under
+backbone with its head share the first task, those with fields that concern it one with these
+fields. `benchmarks/study.py` trains it if it is not there. Finished runs are files under
 benchmarks/results/trials_reduced/ and trials_short/.
 """
 
@@ -50,10 +50,8 @@ class Trial(NamedTuple):
         if self.path(seed).exists():
             return
         run, more = self.run(seed), {"dataset.data_dir": data_dir}
-        fields = {**run.fields(), **more, **self.fields}
-        if not of_first_task(self.fields):
-            fields["train.init_from"] = run.first_task(more)
-        common.train(self.path(seed), run.config, fields)
+        start = {"train.init_from": run.first_task({**more, **of_first_task(self.fields)})}
+        common.train(self.path(seed), run.config, {**run.fields(), **more, **self.fields, **start})
 
 
 def ridge(width: int, gamma: float = 0.1, method: str = "acil") -> Trial:

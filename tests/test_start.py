@@ -43,6 +43,38 @@ def test_the_run_is_that_of_its_own_first_task(base: pathlib.Path, tmp_path: pat
     assert "train" in found["timing"]["tasks"][1]
 
 
+def test_a_first_task_goes_on_with_self_distillation(
+    base: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    fields = {"runtime.keep_models": "all", "train.self_distillation_epochs": 2}
+    wanted = run(make_config("il_baseline", "cross_entropy", fields), own, DIGITS)
+    made = make_config("il_baseline", "cross_entropy", {**fields, "train.init_from": str(base)})
+    run_with_interruption(made, DIGITS, shared, "killed", task=0, epoch=1)
+    for task in (0, 1):
+        for name, array in weights(own, task).items():
+            assert (array == weights(shared, task)[name]).all(), name
+    found = json.loads((shared / "results.json").read_text())
+    assert found["cnn"] == json.loads(json.dumps(wanted["cnn"]))
+    steps = [[task["steps"] for task in r["timing"]["tasks"]] for r in (found, wanted)]
+    assert steps[0][0] * 5 == steps[1][0] * 2  # two epochs of five
+    assert steps[0][1] == steps[1][1]
+
+
+def test_a_first_task_with_self_distillation_is_not_one_without(tmp_path: pathlib.Path) -> None:
+    fields = {"train.self_distillation_epochs": 1, "train.epochs": 1}
+    fields["runtime.keep_models"] = "all"
+    run(make_config("finetune", fields=fields), tmp_path / "base", DIGITS)
+    fields["train.init_from"] = str(tmp_path / "base")
+    for epochs in (0, 2):
+        made = make_config(
+            "il_baseline", fields={**fields, "train.self_distillation_epochs": epochs}
+        )
+        message = f"train.self_distillation_epochs is 1 there and {epochs} here"
+        with pytest.raises(UserError, match=message):
+            run(made, tmp_path / "run", DIGITS)
+
+
 def test_joint_training_takes_the_first_task_and_trains_the_others_from_scratch(
     base: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

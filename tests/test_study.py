@@ -124,9 +124,10 @@ def test_the_first_tasks_that_are_kept_are_those_of_the_study(trained: dict[str,
     assert kept
     recipes = {folder: recipe for recipe, folder in study.RECIPES.items()}
     for folder, run in kept.items():
-        method, loss, seed = folder.name.rsplit("-", 2)
+        method, loss, seed, *others = folder.name.split("-")
         recipe = recipes[folder.parent.parent.name]
-        study.Run(study.PROTOCOLS[0], method, loss, int(seed), recipe).first_task({})
+        more = dict(other.split("=") for other in others)
+        study.Run(study.PROTOCOLS[0], method, loss, int(seed), recipe).first_task(more)
         *_, wanted = trained.values()
         both = (config_lib.flat(config.to_dict()) for config in (run.config, wanted))
         assert config_lib.differences(*both) == []
@@ -141,14 +142,29 @@ def test_trials_are_runs_of_the_study_with_other_fields(trained: dict[str, Any])
             *_, config = trained.values()
             for path, value in trial.fields.items():
                 assert config.to_dict()[path.split(".")[0]][path.split(".")[1]] == value
-            assert bool(config.train.init_from) == (not of_first_task(trial.fields))
+            own = "-".join(f"{k}={v}" for k, v in sorted(of_first_task(trial.fields).items()))
+            assert config.train.init_from.endswith("-cross_entropy-1" + ("-" + own) * bool(own))
             epochs = (config.train.epochs, config.train.later_epochs)
             assert epochs == {"reduced": (20, 0), "short": (30, 10)}[recipe]
             assert trial.path(1).exists()
         assert len(study_trials.table(recipe).splitlines()) == 2 + len(trials)
     firsts = {p.parent.name for p in common.RUNS.rglob("results.json")}
     names = ("il_baseline", "lucir", "podnet", "der")
-    assert firsts == {f"{name}-cross_entropy-1" for name in names}
+    assert {name for name in firsts if "=" not in name} == {f"{n}-cross_entropy-1" for n in names}
+
+
+def test_self_distillation_goes_on_from_the_first_task_without_it(trained: dict[str, Any]) -> None:
+    more = {"train.self_distillation_epochs": 20, "dataset.data_dir": "data"}
+    run = study.Run(study.PROTOCOLS[0], "afc", "balanced_softmax", 0, "short")
+    folder = run.first_task(more)
+    (plain, without), (distilled, config) = trained.items()
+    assert plain == "study_short/first_50/podnet-cross_entropy-0"
+    assert distilled == plain + "-train.self_distillation_epochs=20"
+    assert without.train.init_from == ""
+    assert without.train.self_distillation_epochs == 0
+    assert config.train.init_from.endswith(plain)
+    assert config.train.self_distillation_epochs == 20
+    assert folder.as_posix().endswith(distilled)
 
 
 def test_methods_are_compared_under_losses_that_differ() -> None:

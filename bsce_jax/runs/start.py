@@ -29,6 +29,8 @@ LATER = (
     "train.replay_batch_size",
     "train.finetuning",
 )
+# the field of the first task that may be set where the other run has 0: its stage follows the rest
+SELF_DISTILLATION = "train.self_distillation_epochs"
 # losses that are the plain cross-entropy in a first task whose classes have equal numbers of images
 PLAIN = ("cross_entropy", "balanced_softmax", "meta_balanced_softmax", "separated_softmax")
 
@@ -98,10 +100,13 @@ class FirstTask:
         Raises:
           UserError: other data, classes, network or training.
         """
-        folder, there = self._run.folder, config_lib.flat(self._run.config.to_dict())
-        names = {"method.name": config.method.name, "loss.name": config.loss.name}
-        both = (there, config_lib.flat(config.to_dict()))
-        differences = config_lib.differences(*({**of_first_task(of), **names} for of in both))
+        there, here = (config_lib.flat(of.to_dict()) for of in (self._run.config, config))
+        folder = self._run.folder
+        names = {path: here[path] for path in ("method.name", "loss.name")}
+        if self.lacks_self_distillation(config):
+            there[SELF_DISTILLATION] = here[SELF_DISTILLATION]
+        both = ({**of_first_task(of), **names} for of in (there, here))
+        differences = config_lib.differences(*both)
         losses = {there["loss.name"], config.loss.name}
         counts = np.bincount(dataset.train.labels)[list(scenario.tasks[0])]
         if len(losses) > 1 and not (losses <= set(PLAIN) and len(set(counts)) == 1):
@@ -112,6 +117,11 @@ class FirstTask:
             differences.append("the first task has other classes")
         if differences:
             raise UserError(f"train.init_from={folder} has another first task: {differences[0]}")
+
+    def lacks_self_distillation(self, config: ConfigDict) -> bool:
+        """Tell whether a run has the self-distillation of its first task still to do."""
+        there = self._run.config.train.get("self_distillation_epochs", 0)
+        return not there and config.train.self_distillation_epochs > 0
 
     def model(self, initial: ModelState) -> ModelState:
         """Take the parameters and the statistics; the head's rows of later classes stay initial.

@@ -38,10 +38,7 @@ class Forecast:
     """
 
     def __init__(self, problem: Problem):
-        self._plan = [
-            [(_kind(stage), problem.planned_steps(task, stage)) for stage in problem.stages(task)]
-            for task in range(problem.scenario.num_tasks)
-        ]
+        self._plan = [_plan(problem, task) for task in range(problem.scenario.num_tasks)]
         self._times: dict[object, collections.deque[float]] = {}
         self._last: float | None = None
 
@@ -91,6 +88,15 @@ class Forecast:
                 return None
             total += steps * statistics.median(times) if times else 0.0
         return total
+
+
+def _plan(problem: Problem, task: int) -> list[tuple[object, int]]:
+    """List the kind and the steps of each stage of a task."""
+    finished = problem.finished_stages(task)
+    return [
+        (_kind(stage), problem.planned_steps(task, stage) if number >= finished else 0)
+        for number, stage in enumerate(problem.stages(task))
+    ]
 
 
 def _kind(stage: Stage) -> object:

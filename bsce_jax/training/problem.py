@@ -206,6 +206,11 @@ class Problem:
             with _naming("train.init_from"):
                 first = FirstTask(self.config.train.init_from)
             first.check(self.config, self.dataset, self.scenario)
+            if first.lacks_self_distillation(self.config) and len(self.stages(0)) > 2:
+                raise UserError(
+                    f"train.init_from={self.config.train.init_from} has another first task: the "
+                    f"self-distillation comes before other stages of {self.config.method.name}"
+                )
             return first
         if self.config.model.init:
             images = jnp.zeros((1, *self.dataset.image_shape))
@@ -285,13 +290,14 @@ class Problem:
         return {"parameters": counts, "extra_bytes": held}
 
     def stages(self, task: int) -> tuple[Stage, ...]:
-        """List the stages of a task, without those that a balanced loss leaves out.
-
-        The first task has none if its model comes from another run.
-        """
-        if task == 0 and self.config.train.init_from:
-            return ()
+        """List the stages of a task, without those that a balanced loss leaves out."""
         return tuple(stage for stage in self.all_stages(task) if not self.saves(stage))
+
+    def finished_stages(self, task: int) -> int:
+        """Count the stages of a task that the model was trained with in the run it comes from."""
+        if task or not isinstance(self.start, FirstTask):
+            return 0
+        return 1 if self.start.lacks_self_distillation(self.config) else len(self.stages(0))
 
     def saves(self, stage: Stage) -> bool:
         """Tell whether a stage is left out because the loss is balanced."""

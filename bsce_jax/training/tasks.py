@@ -79,11 +79,11 @@ class TaskLoop:
         """Learn the classes of a task."""
         if self.progress.between_tasks:
             self._begin(task)
-        first_epoch = 0
+        first_epoch, finished = 0, self.problem.finished_stages(task)
         for number, stage in enumerate(self.problem.stages(task)):
             if stage.records == "memory":
                 self._remember(task)
-            if number >= self.progress.stage:
+            if number >= max(self.progress.stage, finished):
                 kept = self.progress.exemplars
                 self._train(choose_records(self.problem, kept, stage, task, number, first_epoch))
             first_epoch += stage.epochs

@@ -62,7 +62,7 @@ def test_a_first_task_goes_on_with_self_distillation(
 
 
 def test_a_first_task_with_self_distillation_is_not_one_without(tmp_path: pathlib.Path) -> None:
-    fields = {"train.self_distillation_epochs": 1, "train.epochs": 1}
+    fields: dict[str, Any] = {"train.self_distillation_epochs": 1, "train.epochs": 1}
     fields["runtime.keep_models"] = "all"
     run(make_config("finetune", fields=fields), tmp_path / "base", DIGITS)
     fields["train.init_from"] = str(tmp_path / "base")

@@ -55,6 +55,16 @@ def test_the_balanced_prior_is_tau_log_n() -> None:
     np.testing.assert_allclose(loss, cross_entropy(STUDENT + log_counts, LABELS), rtol=1e-5)
 
 
+def test_without_a_prior_the_loss_is_not_balanced() -> None:
+    """So a method with tau = 0 has its fine-tuning, as with cross-entropy."""
+    assert not CRITERIA["cross_entropy"]().balanced
+    for name in ("balanced_softmax", "meta_balanced_softmax", "balanced_nca"):
+        assert CRITERIA[name]().balanced
+    for criterion in (BalancedSoftmax(tau=0.0), BalancedNCA(tau=0.0)):
+        assert not criterion.balanced
+    assert MetaBalancedSoftmax(tau=0.0).balanced  # it learns a prior
+
+
 @pytest.mark.parametrize("name", ["balanced_softmax", "meta_balanced_softmax", "balanced_nca"])
 def test_the_relaxed_prior_is_relative_to_the_mean_new_count(name: str) -> None:
     counts = np.array([0.0, 0.0, 3.0, 6.0, 0.5, 0.0])

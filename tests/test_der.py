@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_tools import info, make_step, outputs, terms_of
+from method_tools import f32, info, make_step, outputs, terms_of
 from tiny_run import make_config, some_digits, weights
 
 from bsce_jax.errors import UserError
@@ -17,6 +17,7 @@ from bsce_jax.methods.der import DER
 from bsce_jax.models import Classifier, infer, make_model
 from bsce_jax.models.growing import GrowingClassifier, freeze_branch
 from bsce_jax.training import loop
+from bsce_jax.training.first_task import Decorrelated, decorrelation
 from bsce_jax.training.loop import run
 from bsce_jax.training.problem import Problem
 from bsce_jax.training.trainer import Trainer
@@ -53,6 +54,24 @@ def test_with_one_branch_it_is_the_single_network() -> None:
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(found.maps, wanted.maps, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("method", ["der", "memo", "foster"])
+def test_a_first_task_does_not_depend_on_how_many_follow(method: str) -> None:
+    """The size of the initial class vectors, and the decorrelation of the features."""
+    network, model = grown(method, 5)
+    branches = {"foster": 2}.get(method, 5)
+    head = model.params["head"]
+    assert head["weight"].shape[1] == 64 * branches
+    for values in head.values():  # uniform within the root of 1 / 64
+        assert 0.6 / 8 < np.abs(values).max() <= 1 / 8
+    labels, features = np.array([0, 0, 1, 1, 1, 0]), np.random.default_rng(0).normal(size=(6, 64))
+    joined = np.pad(features, [(0, 0), (0, 64 * (branches - 1))])
+    student = outputs(np.zeros((6, 6)), joined)
+    step = make_step(student=student, labels=labels, weights=np.ones(6), network=network)
+    found = Decorrelated(lambda step: {}, 0.5)(step)["decorrelation"]
+    wanted = decorrelation(f32(features), jnp.asarray(labels), jnp.ones(6))
+    np.testing.assert_allclose(found, 0.5 * wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["der", "memo"])

@@ -215,9 +215,34 @@ def test_what_cannot_be_extended(first: pathlib.Path, tmp_path: pathlib.Path) ->
 
 
 def test_another_network_is_refused(first: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    made = config(scenario__extends=str(first), model__name="small")
-    with pytest.raises(UserError, match="another network or method than this config"):
-        run(made, tmp_path / "second", part("one five three eight two"))
+    def refused(message: str, method: str = "il_baseline", **fields: Any) -> None:
+        made = config(method, scenario__extends=str(first), **fields)
+        with pytest.raises(UserError, match=f"another network or method than .*: {message}"):
+            run(made, tmp_path / "second", part("one five three eight two"))
+
+    refused("model.name is tiny there and small here", model__name="small")
+    refused("the head is linear there and cosine here", "lucir")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_head_of_the_same_shape_with_other_scores_is_refused(tmp_path: pathlib.Path) -> None:
+    fields: dict[str, Any] = {"train__epochs": 1, "method__finetune_epochs": 1}
+    run(config("podnet", **fields), tmp_path / "first", part("one five three eight"))
+    fields |= {"scenario__extends": str(tmp_path / "first"), "method__similarity": "cosine"}
+    with pytest.raises(UserError, match="the head is lsc_distance there and lsc here"):
+        run(config("podnet", **fields), tmp_path / "second", part("one five three eight two"))
+
+
+def test_exemplars_in_every_batch_need_exemplars(tmp_path: pathlib.Path) -> None:
+    run(config("finetune", memory__size=0), tmp_path / "first", part("one five three eight"))
+    fields: dict[str, Any] = {"scenario__extends": str(tmp_path / "first")}
+    fields["train__replay_batch_size"] = 16
+    found = part("two nine", tested="one five three eight")
+    with pytest.raises(UserError, match=r"no exemplars for train\.replay_batch_size 16"):
+        run(config("il_baseline", **fields), tmp_path / "second", found)
+    assert not (tmp_path / "second").exists()
+    fields["train__replay_batch_size"] = 0
+    run(config("il_baseline", **fields), tmp_path / "second", found)
 
 
 def test_an_unfinished_run_is_refused(tmp_path: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from bsce_jax.errors import UserError
 from bsce_jax.runs import model as model_files
 from bsce_jax.runs.predictions import read
 from bsce_jax.training.loop import run
+from bsce_jax.training.problem import Problem
 
 DIGITS = some_digits()
 WITHOUT = ("timing", "peak_memory")
@@ -149,6 +150,34 @@ def test_an_auxiliary_head_of_the_base_is_left_out(tmp_path: pathlib.Path) -> No
     assert not any(name.startswith("params/auxiliary/") for name in found)
 
 
+def test_a_first_task_of_pass_keeps_its_turned_classes(tmp_path: pathlib.Path) -> None:
+    fields: dict[str, Any] = {"runtime.keep_models": "all", "train.epochs": 1}
+    run(make_config("pass", "cross_entropy", fields), tmp_path / "base", DIGITS)
+    fields["train.init_from"] = str(tmp_path / "base")
+    run(make_config("pass", "cross_entropy", fields), tmp_path / "run", DIGITS)
+    for task in (0, 1):
+        base, found = weights(tmp_path / "base", task), weights(tmp_path / "run", task)
+        for name in base:
+            np.testing.assert_array_equal(base[name], found[name], name)
+
+
+def test_other_settings_of_head_or_loss_are_refused(tmp_path: pathlib.Path) -> None:
+    fields: dict[str, Any] = {"runtime.keep_models": "all", "train.epochs": 1}
+    run(make_config("podnet", "nca", fields), tmp_path / "base", DIGITS)
+    fields["train.init_from"] = str(tmp_path / "base")
+
+    def refused(message: str, loss: str, **more: Any) -> None:
+        made = make_config(
+            "podnet", loss, {**fields, **{k.replace("__", "."): v for k, v in more.items()}}
+        )
+        with pytest.raises(UserError, match=message):
+            Problem(made, DIGITS)
+
+    refused("the head is lsc_distance there and lsc here", "nca", method__similarity="cosine")
+    refused("loss.margin is 0.6 there and 0.5 here", "nca", loss__margin=0.5)
+    refused("loss.name is nca there, balanced_softmax here", "balanced_softmax")
+
+
 def test_the_run_may_be_of_an_earlier_version(base: pathlib.Path, tmp_path: pathlib.Path) -> None:
     older = tmp_path / "older"
     shutil.copytree(base, older)
@@ -188,7 +217,7 @@ def test_another_head_loss_or_data_is_refused(base: pathlib.Path, tmp_path: path
         with pytest.raises(UserError, match=message):
             run(made, tmp_path / method, data)
 
-    refused("is of another network: params/head/bias does not fit", "lucir", "cross_entropy")
+    refused("the head is linear there and cosine here", "lucir", "cross_entropy")
     refused("loss.name is cross_entropy there", "icarl", "binary_cross_entropy")
     refused("the data is not the same", "il_baseline", "cross_entropy", some_digits(19, 8))
     made = make_config("il_baseline", fields={"train.init_from": str(tmp_path / "nothing")})

@@ -46,16 +46,21 @@ class Criterion:
     """A classification loss; this one is cross-entropy over the classes seen.
 
     Attributes:
-      balanced: whether it corrects for class imbalance; a balanced fine-tuning stage is then left
-        out, unless `config.train.finetuning` is `always`.
       cosines: whether it is defined on cosines, and so needs a cosine or LSC head.
       one_vs_rest: whether it is a sum over the classes, so that another term may replace some of
         them.
     """
 
-    balanced: ClassVar[bool] = False
     cosines: ClassVar[bool] = False
     one_vs_rest: ClassVar[bool] = False
+
+    @property
+    def balanced(self) -> bool:
+        """Whether it corrects for class imbalance.
+
+        A balanced fine-tuning stage is then left out, unless `config.train.finetuning` is `always`.
+        """
+        return False
 
     def log_prior(self, counts: np.ndarray, old: np.ndarray, seen: np.ndarray) -> jax.Array:
         """Compute the [C] log-prior of a stage.
@@ -110,8 +115,8 @@ class CrossEntropy(Criterion):
 class BalancedSoftmax(Criterion):
     """Balanced Softmax Cross-Entropy (Jodelet et al. 2021): CE(logits + tau log n, label).
 
-    With tau = 0 it is cross-entropy. Without memory old classes have no images, and get a prior by
-    `old_prior` alone.
+    With tau = 0 it is cross-entropy, and what a method itself does against the imbalance is done.
+    Without memory old classes have no images, and get a prior by `old_prior` alone.
 
     It optimises the mean accuracy of the classes: where the classes of a task have unequal numbers
     of images, it corrects for that too. With the prior `task` it corrects only for the imbalance
@@ -119,7 +124,6 @@ class BalancedSoftmax(Criterion):
     sets whose classes are as unequal as the training images.
     """
 
-    balanced: ClassVar[bool] = True
     tau: float = field(1.0, "strength of the prior", least=0.0)
     prior: str = field(
         "class",
@@ -132,6 +136,10 @@ class BalancedSoftmax(Criterion):
         least=0.0,
         most=1e6,
     )
+
+    @property
+    def balanced(self) -> bool:
+        return self.tau > 0 or self.learns
 
     def log_prior(self, counts: np.ndarray, old: np.ndarray, seen: np.ndarray) -> jax.Array:
         new = seen & ~old

@@ -41,7 +41,8 @@ class DER(Method):
     ) -> GrowingClassifier:
         auxiliary = LinearHead(1 + base.head.num_classes)
         slots = max(1, tasks - 1)  # a checkpoint cannot have arrays without numbers
-        return GrowingClassifier(branch, base.head, auxiliary, slots, trunk)
+        head = base.head.clone(branches=slots + 1)
+        return GrowingClassifier(branch, head, auxiliary, slots, trunk)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -67,8 +68,7 @@ class DER(Method):
 
     def begin_task(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
         head = model.params["head"]
-        assert isinstance(probe.network, GrowingClassifier)
-        width = head["weight"].shape[1] // (probe.network.slots + 1)
+        width = head["weight"].shape[1] // probe.network.branches
         end = (task.index + 1) * width  # of the columns of all branches that exist
         weight = head["weight"].at[:, end:].set(0.0)
         if task.index == 0:

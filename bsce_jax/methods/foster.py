@@ -56,7 +56,8 @@ class FOSTER(Method):
 
     def network(self, base: Classifier, task: int, tasks: int) -> Classifier:
         auxiliary = LinearHead(base.head.num_classes)
-        return GrowingClassifier(base.backbone, base.head, auxiliary, compressed=True)
+        head = base.head.clone(branches=2)
+        return GrowingClassifier(base.backbone, head, auxiliary, compressed=True)
 
     def init_extra(self, params: Params, num_classes: int) -> dict[str, Any]:
         width = params["head"]["weight"].shape[1] // 2

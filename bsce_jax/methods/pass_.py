@@ -91,7 +91,12 @@ class PASS(Method):
         }
 
     def begin_task(self, model: ModelState, task: TaskInfo, probe: Probe) -> ModelState:
-        """Start the vectors of turned new classes afresh; weight decay has shrunk them."""
+        """Start the vectors of turned new classes afresh; weight decay has shrunk them.
+
+        Those of the first task are initial ones, or those of another run's first task.
+        """
+        if task.old == 0:
+            return model
         rows = slice(3 * task.old, 3 * task.seen)
         fresh = probe.initial.params["auxiliary"]
         auxiliary = {

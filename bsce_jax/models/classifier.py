@@ -56,6 +56,11 @@ class Classifier(nn.Module):
             return outputs
         return dataclasses.replace(outputs, auxiliary=self.auxiliary(features).logits)
 
+    @property
+    def branches(self) -> int:
+        """How many branches the features are of, the first of which exists in the first task."""
+        return 1
+
     @nn.nowrap
     def parameters_in_use(self, params: VariableDict, task: int, seen: int) -> int:
         """Count the parameters that a prediction after a task needs.

@@ -41,6 +41,11 @@ class GrowingClassifier(Classifier):
     trunk: nn.Module | None = None
     compressed: bool = False
 
+    @property
+    def branches(self) -> int:
+        """How many branches the features are of; those to come are included."""
+        return self.slots + 1
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> Outputs:
         """Apply trunk, branches and heads to [batch, height, width, channels] images."""
@@ -76,7 +81,7 @@ class GrowingClassifier(Classifier):
         """Count the parameters of the trunk, of all branches that exist, and of the head."""
         branches = 1 if self.compressed else task + 1
         weight, bias = params["head"]["weight"], params["head"]["bias"]
-        columns = weight.shape[1] // (self.slots + 1) * branches
+        columns = weight.shape[1] // self.branches * branches
         head = size({"bias": bias}, rows=seen) + seen * columns
         return size(params.get("trunk", {})) + branches * size(params["backbone"]) + head
 

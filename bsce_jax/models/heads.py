@@ -30,15 +30,19 @@ class LinearHead(nn.Module):
 
     Attributes:
       num_classes: of the whole scenario.
+      branches: how many branches the features are of; the initial values are those of a head on
+        one, whose size does not depend on how many follow.
     """
 
     num_classes: int
+    branches: int = 1
 
     @nn.compact
     def __call__(self, features: jax.Array) -> Scores:
         dim = features.shape[-1]
-        weight = self.param("weight", _uniform(dim), (self.num_classes, dim), jnp.float32)
-        bias = self.param("bias", _uniform(dim), (self.num_classes,), jnp.float32)
+        start = _uniform(dim // self.branches)
+        weight = self.param("weight", start, (self.num_classes, dim), jnp.float32)
+        bias = self.param("bias", start, (self.num_classes,), jnp.float32)
         logits = features @ weight.T + bias[None]
         return Scores(logits, logits, jnp.ones(()))
 

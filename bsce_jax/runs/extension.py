@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
 from bsce_jax.data.assembled import Piece, assemble
 from bsce_jax.errors import UserError
@@ -75,6 +76,25 @@ class Extension:
     def learned(self) -> tuple[int, ...]:
         """The labels of the classes that the finished run has learned, in order of arrival."""
         return tuple(label for task in self.run.tasks for label in task)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the finished run has exemplars."""
+        return any(self._counts)
+
+    def check_network(self, name: str, head: str) -> None:
+        """Check that a run has the same backbone and kind of head.
+
+        Raises:
+          UserError: it has not.
+        """
+        there = (self.run.config.model.name, config_lib.make_method(self.run.config).head)
+        for what, then, now in zip(("model.name", "the head"), there, (name, head), strict=True):
+            if then != now:
+                raise UserError(
+                    f"{self.run.folder} has another network or method than this config: {what} is "
+                    f"{then} there and {now} here"
+                )
 
     def dataset(self, found: Dataset) -> Dataset:
         """Put together the images of the run: the old exemplars, and the images of new classes.

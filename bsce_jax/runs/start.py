@@ -107,10 +107,17 @@ class FirstTask:
             there[SELF_DISTILLATION] = here[SELF_DISTILLATION]
         both = ({**of_first_task(of), **names} for of in (there, here))
         differences = config_lib.differences(*both)
-        losses = {there["loss.name"], config.loss.name}
+        heads = [config_lib.make_method(of).head for of in (self._run.config, config)]
+        if heads[0] != heads[1]:
+            differences.append(f"the head is {heads[0]} there and {heads[1]} here")
+        losses = (there["loss.name"], here["loss.name"])
         counts = np.bincount(dataset.train.labels)[list(scenario.tasks[0])]
-        if len(losses) > 1 and not (losses <= set(PLAIN) and len(set(counts)) == 1):
-            differences.append(f"loss.name is {there['loss.name']} there, {config.loss.name} here")
+        if not (set(losses) <= set(PLAIN) and len(set(counts)) == 1):
+            if losses[0] != losses[1]:
+                differences.append(f"loss.name is {losses[0]} there, {losses[1]} here")
+            else:
+                both = ({**_under(of, "loss."), **names} for of in (there, here))
+                differences += config_lib.differences(*both)
         if self._run.data_identity != dataset.identity:
             differences.append("the data is not the same")
         if self._run.tasks[0] != scenario.tasks[0]:
@@ -192,10 +199,11 @@ def as_placed(values: Any, like: Any) -> Any:
     return jax.tree.map(lambda value, array: jax.device_put(value, array.sharding), values, like)
 
 
+def _under(values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    return {path: value for path, value in values.items() if path.startswith(section)}
+
+
 def of_first_task(values: Mapping[str, Any]) -> dict[str, Any]:
     """Choose the fields that a first task's network and training depend on."""
-    return {
-        path: value
-        for path, value in values.items()
-        if path.startswith(("model.", "train.")) and path not in LATER
-    }
+    both = {**_under(values, "model."), **_under(values, "train.")}
+    return {path: value for path, value in both.items() if path not in LATER}

@@ -55,7 +55,9 @@ class Decorrelated:
 
     def __call__(self, step: Step) -> Terms:
         """Return the terms of a batch."""
-        spread = decorrelation(step.student.features, step.labels, step.weights)
+        width = step.student.features.shape[1] // step.network.branches
+        features = step.student.features[:, :width]  # of the branch that exists
+        spread = decorrelation(features, step.labels, step.weights)
         return {**self.terms(step), "decorrelation": self.weight * spread}
 
 

@@ -179,6 +179,12 @@ class Problem:
                 f"scenario.extends is {self.config.scenario.extends}, and method "
                 f"{self.config.method.name} trains on all old images: train it anew instead"
             )
+        replays = self.config.train.replay_batch_size and self.all_stages(first)[0].replay == "old"
+        if self.extension and replays and not self.extension.remembers:
+            raise UserError(
+                f"scenario.extends is {self.config.scenario.extends}, which has no exemplars for "
+                f"train.replay_batch_size {self.config.train.replay_batch_size}: set it to 0"
+            )
         images = len(self.train_records())
         for field in ("batch_size", "replay_batch_size"):
             size = self.config.train[field]
@@ -217,6 +223,8 @@ class Problem:
             init = partial(self.network_of(0).init, train=False)
             load_backbone(self.config.model.init, jax.eval_shape(init, jax.random.key(0), images))
             return Pretrained(self.config.model.init)
+        if self.extension:
+            self.extension.check_network(self.config.model.name, self.method.head)
         return self.extension
 
     @property

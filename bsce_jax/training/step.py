@@ -113,7 +113,8 @@ def make_train_chunk(
         constants: Any,
         batch: Batches,
     ) -> tuple[TrainState, Metrics]:
-        augment_key, method_key = jax.random.split(jax.random.fold_in(key, batch.step))
+        step_key = jax.random.fold_in(key, batch.step)
+        augment_key, method_key, mixing_key, update_key = jax.random.split(step_key, 4)
         read = lambda row: recipe.feed.images(constants, row)
         images = recipe.normalize(recipe.augment(augment_key, read(batch.images)))
         model = state.model
@@ -138,7 +139,6 @@ def make_train_chunk(
         replayed = jnp.arange(len(labels)) >= len(labels) - stage.replay_batch_size
         partners = share = turns = None
         if recipe.mixing is not None:
-            mixing_key = jax.random.fold_in(augment_key, 1)
             images, labels, partners, share = mix(
                 recipe.mixing, mixing_key, images, labels, stage.replay_batch_size
             )
@@ -198,7 +198,7 @@ def make_train_chunk(
             gradients,
             state.opt_state,
             trained,
-            key=jax.random.fold_in(method_key, 1),  # terms use the key itself
+            key=update_key,
             epoch=batch.epoch,
             images=jnp.sum(batch.weights),
         )

@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+# errors of a path that was given, whatever was to be done with it
+OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS)
 COPIES: dict[str, str] = {}  # temporary folders, and what they are copies of
 
 
@@ -134,6 +136,8 @@ def report(error: UserError) -> None:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run a command; turn a `UserError` into one line on stderr and exit code 2.
 
+    So is the error of a path that may not be used, or is too long.
+
     Characters that stdout's encoding lacks are escaped, as on stderr.
 
     After a signal the exit code is the shell's usual one (130 for Ctrl-C), without a traceback. If
@@ -163,3 +167,8 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         # Python flushes the buffer when it ends: send the rest to /dev/null
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in OF_PATHS or error.filename is None:
+            raise
+        report(UserError(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}"))
+        sys.exit(UserError.exit_code)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import platform
 import struct
 import tempfile
 import zipfile
@@ -30,15 +31,28 @@ MALFORMED = (
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file under a temporary name, and rename it when it is complete."""
+    """Write a file under a temporary name, and rename it when it is complete.
+
+    Several processes may write the same file: the last one's stays. What is no regular file, such
+    as /dev/null or a pipe, is written to.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as f:
-        write(f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(partial, path)
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as f:
+            write(f)
+        return
+    # the process may be on another machine, with the same number
+    partial = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:

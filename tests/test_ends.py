@@ -1,5 +1,6 @@
 """How a run ends, and what a finished one needs: signals, devices, terminals, images."""
 
+import errno
 import io
 import os
 import pathlib
@@ -131,6 +132,32 @@ def test_a_name_with_a_newline_makes_one_line(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         exit_on_user_error(fail)
     assert capsys.readouterr().err == "error: cannot read a\\nb\\x1b[31m as an image\n"
+
+
+def test_a_path_that_cannot_be_used_is_said_in_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "elsewhere/run")
+
+    def too_long() -> None:
+        (tmp_path / ("x" * 300)).is_dir()
+
+    commands = {
+        "elsewhere/run: Permission denied": forbidden,
+        f"{tmp_path / ('x' * 300)}: File name too long": too_long,
+    }
+    for message, command in commands.items():
+        with pytest.raises(SystemExit) as ended:
+            exit_on_user_error(command)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"error: cannot use {message}\n"
+
+    def broken() -> None:  # no input of the user's
+        raise FileNotFoundError(errno.ENOENT, "No such file", "published.csv")
+
+    with pytest.raises(FileNotFoundError):
+        exit_on_user_error(broken)
 
 
 def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:

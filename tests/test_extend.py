@@ -217,11 +217,12 @@ def test_what_cannot_be_extended(first: pathlib.Path, tmp_path: pathlib.Path) ->
 def test_another_network_is_refused(first: pathlib.Path, tmp_path: pathlib.Path) -> None:
     def refused(message: str, method: str = "il_baseline", **fields: Any) -> None:
         made = config(method, scenario__extends=str(first), **fields)
-        with pytest.raises(UserError, match=f"another network or method than .*: {message}"):
+        with pytest.raises(UserError, match=f"cannot go on with this config: {message}"):
             run(made, tmp_path / "second", part("one five three eight two"))
 
     refused("model.name is tiny there and small here", model__name="small")
     refused("the head is linear there and cosine here", "lucir")
+    refused("model.flip is False there and True here", model__flip=True)
     assert not (tmp_path / "second").exists()
 
 

@@ -69,6 +69,18 @@ def test_runs_that_differ_only_in_seeds_form_a_group(folder: pathlib.Path) -> No
     assert {path.partition(".")[0] for path in list(differ)[2:]} == {"loss"}
 
 
+def test_a_run_from_a_backbone_is_in_a_group_of_its_own(tmp_path: pathlib.Path) -> None:
+    runs = [
+        make_run(tmp_path / name, {"model.init": init})
+        for name, init in (("a", ""), ("b", "weights.npz"), ("c", "weights.npz"))
+    ]
+    (scenario,) = scenarios(read_all(runs)[0])
+    assert [len(group.runs) for group in scenario.groups] == [1, 2]
+    assert [group.name.partition("model init")[2] for group in scenario.groups] == [
+        *(" ", " weights.npz")
+    ]
+
+
 def test_a_folder_of_runs(tmp_path: pathlib.Path) -> None:
     for seed in (10, 2, 0):
         make_run(tmp_path / "seeds" / f"seed_{seed}", {"seed": seed})
@@ -195,6 +207,14 @@ def test_published_figures_are_of_the_same_protocol(tmp_path: pathlib.Path) -> N
     assert len(rows) == 2 + len(found)
     assert {row["source"] for row in rows} > {"PODNet table 1"}
     fields = {"model.name": "resnet32"}
+    # with another memory the figures are others: each name says which
+    in_total = {**fields, "memory.policy": "total", "memory.size": 2000}
+    more = make_run(tmp_path / "t", in_total, dataset="cifar100", sizes=sizes, images=10)
+    (scenario,) = scenarios(read_all([made, more])[0])
+    names = {row["name"]: row["average"] for row in published.beside(scenario.groups)}
+    assert names["icarl (NME), 20/class, resnet32"] == 58.08
+    assert names["icarl (NME), 2000 total, resnet32"] == 61.39
+    assert len([name for name in names if ", resnet32" in name]) == len(names)
     for run in (
         make_run(tmp_path / "u", fields, dataset="cifar100", sizes=sizes, finished=2),
         make_run(

@@ -11,6 +11,7 @@ from tiny_run import interrupted
 from bsce_jax import train
 from bsce_jax.errors import UserError
 from bsce_jax.files import write_json
+from bsce_jax.report.terminal import print_summary
 from bsce_jax.training import seeds
 from bsce_jax.training.seeds import config_of, run_seeds, summarize
 
@@ -141,6 +142,7 @@ def test_what_is_there_already_is_not_mixed_with_another_config(
     for config, own_orders, message in (
         (digits("--config.train.epochs=9"), True, "seed_4 .*train.epochs is 1 there and 9 here"),
         (digits(), False, "seed_4 .*scenario.class_order is '4' there and '1993' here"),
+        (digits("--config.model.init=w.npz"), True, "model.init is '' there and 'w.npz' here"),
     ):
         with pytest.raises(UserError, match=message):
             run_seeds(config, tmp_path / "s", [0, 1], own_orders=own_orders)
@@ -168,6 +170,9 @@ def test_the_command_prints_the_summary(
         write_results(tmp_path / "seed_0", [90.0, 80.0, 70.0])
         return summarize(tmp_path)
 
+    write_results(tmp_path / "two_views" / "seed_0", [90.0, 80.0, 70.0], flip=True)
+    print_summary(summarize(tmp_path / "two_views"))
+    assert "┃ classes ┃ CNN+flip all ┃ NME+flip all ┃" in capsys.readouterr().out
     monkeypatch.setattr(seeds, "run_seeds", fake)
     train.main(["--config=digits", "--workdir=x", "--seeds=0, 2,11", *words])
     assert given == ["5" if words else "1993", "x", [0, 2, 11], own_orders]

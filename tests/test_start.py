@@ -1,5 +1,6 @@
 """Runs that share the training of their first task."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import assert_same_run, make_config, run_with_interruption, some_digits, weights
 
+from bsce_jax.data import ArraySource
 from bsce_jax.errors import UserError
 from bsce_jax.runs import model as model_files
 from bsce_jax.runs.predictions import read
@@ -199,6 +201,7 @@ def test_the_run_may_be_of_an_earlier_version(base: pathlib.Path, tmp_path: path
         ({"train.epochs": 4}, "train.epochs is 3 there and 4 here"),
         ({"scenario.base": 4, "scenario.increment": 3}, "the first task has other classes"),
         ({"model.name": "small"}, "model.name is 'tiny' there and 'small' here"),
+        ({"runtime.dtype": "bfloat16"}, "runtime.dtype is float32 there and bfloat16 here"),
         ({"model.init": "weights.npz"}, "train.init_from and model.init are given"),
     ],
 )
@@ -219,7 +222,12 @@ def test_another_head_loss_or_data_is_refused(base: pathlib.Path, tmp_path: path
 
     refused("the head is linear there and cosine here", "lucir", "cross_entropy")
     refused("loss.name is cross_entropy there", "icarl", "binary_cross_entropy")
+    refused("in that of pass an auxiliary head is trained too", "pass", "cross_entropy")
     refused("the data is not the same", "il_baseline", "cross_entropy", some_digits(19, 8))
+    kept = np.flatnonzero(DIGITS.train.labels < 3)  # no image of a class of the first task
+    train = ArraySource(DIGITS.train.images(kept), DIGITS.train.labels[kept])
+    few = dataclasses.replace(DIGITS, train=train)
+    refused("the data is not the same", "il_baseline", "cross_entropy", few)
     made = make_config("il_baseline", fields={"train.init_from": str(tmp_path / "nothing")})
     with pytest.raises(UserError, match="no model in"):
         run(made, tmp_path / "run", DIGITS)

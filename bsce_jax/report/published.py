@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import importlib.resources
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from bsce_jax.report.runs import Group, Run
 from bsce_jax.report.tables import Rows, count, moments_of
@@ -35,6 +35,15 @@ class Published:
     last: float | None
     augmentation: str
     source: str
+
+
+class Protocol(NamedTuple):
+    """The arguments of `find`."""
+
+    dataset: str
+    sizes: Sequence[int]
+    memory: str
+    backbone: str
 
 
 def find(dataset: str, sizes: Sequence[int], memory: str, backbone: str) -> list[Published]:
@@ -82,14 +91,20 @@ def memory_of(policy: str, size: int) -> str:
 def beside(groups: Sequence[Group]) -> Rows:
     """List average incremental accuracies of the groups and the published ones of their protocols.
 
+    With several protocols each name has its memory and its backbone.
+
     Returns:
       No rows if nothing is published of any of the protocols.
     """
     groups = [group for group in groups if group.first.is_complete and _is_whole(group.first)]
     protocols = dict.fromkeys(_protocol(group.first) for group in groups)
-    theirs = [figure for protocol in protocols for figure in find(*protocol)]
+    theirs = [(protocol, figure) for protocol in protocols for figure in find(*protocol)]
     if not theirs:
         return []
+
+    def within(protocol: Protocol) -> str:
+        return f", {protocol.memory}, {protocol.backbone}" if len(protocols) > 1 else ""
+
     rows: Rows = []
     for group in groups:
         flip = group.first.config.get("model.flip") is True
@@ -100,7 +115,8 @@ def beside(groups: Sequence[Group]) -> Rows:
                 last = moments_of([figures["last"] for figures in found])
                 rows.append(
                     {
-                        "name": f"{group.name} ({column_name(kind, flip)})",
+                        "name": f"{group.name} ({column_name(kind, flip)})"
+                        + within(_protocol(group.first)),
                         "origin": "these runs",
                         "average": averages.get("mean"),
                         "low": averages.get("low"),
@@ -112,7 +128,7 @@ def beside(groups: Sequence[Group]) -> Rows:
                 )
     rows += [
         {
-            "name": f"{figure.method} ({figure.prediction.upper()})",
+            "name": f"{figure.method} ({figure.prediction.upper()})" + within(protocol),
             "origin": "published",
             "average": figure.average,
             "low": None,
@@ -121,7 +137,7 @@ def beside(groups: Sequence[Group]) -> Rows:
             "augmentation": figure.augmentation,
             "source": figure.source,
         }
-        for figure in theirs
+        for protocol, figure in theirs
     ]
     return rows
 
@@ -131,6 +147,6 @@ def _is_whole(run: Run) -> bool:
     return run.config.get("dataset.image_size") in IMAGE_SIZES.get(run.dataset, ())
 
 
-def _protocol(run: Run) -> tuple[Any, ...]:
+def _protocol(run: Run) -> Protocol:
     memory = memory_of(run.config["memory.policy"], run.config["memory.size"])
-    return run.dataset, run.sizes, memory, run.config["model.name"]
+    return Protocol(run.dataset, run.sizes, memory, run.config["model.name"].partition("_")[0])

@@ -247,7 +247,9 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
     except UserError:  # of a method or a loss that is not registered here
         return values
     with_defaults = {path: one.default for path, one in described.items()} | values
-    counts = lambda path: path not in described or described[path].alters_results
+    counts = lambda path: (
+        path == "model.init" or path not in described or described[path].alters_results
+    )
     lists = lambda value: list(value) if isinstance(value, tuple) else value
     return {path: lists(value) for path, value in with_defaults.items() if counts(path)}
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
 from bsce_jax.data import Dataset
@@ -82,18 +83,25 @@ class Extension:
         """Whether the finished run has exemplars."""
         return any(self._counts)
 
-    def check_network(self, name: str, head: str) -> None:
-        """Check that a run has the same backbone and kind of head.
+    def check(self, config: ConfigDict) -> None:
+        """Check that a run has the same backbone and kind of head, and predicts alike.
 
         Raises:
-          UserError: it has not.
+          UserError: it does not.
         """
-        there = (self.run.config.model.name, config_lib.make_method(self.run.config).head)
-        for what, then, now in zip(("model.name", "the head"), there, (name, head), strict=True):
-            if then != now:
+        there, here = (
+            {
+                "model.name": of.model.name,
+                "the head": config_lib.make_method(of).head,
+                "model.flip": of.model.get("flip", False),  # not in configs of earlier versions
+            }
+            for of in (self.run.config, config)
+        )
+        for what, then in there.items():
+            if then != here[what]:
                 raise UserError(
-                    f"{self.run.folder} has another network or method than this config: {what} is "
-                    f"{then} there and {now} here"
+                    f"{self.run.folder} cannot go on with this config: {what} is {then} there and "
+                    f"{here[what]} here"
                 )
 
     def dataset(self, found: Dataset) -> Dataset:

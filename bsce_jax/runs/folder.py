@@ -142,7 +142,12 @@ def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> None:
         there = json.loads(path.read_bytes())
         if not isinstance(there, dict):
             raise UserError(f"{path} is not a config: remove {folder} or choose another")
-        differences = config_lib.differences(config_lib.flat(there), config_lib.flat(wanted))
+        both = config_lib.flat(there), config_lib.flat(wanted)
+        differences = config_lib.differences(*both)
+        # the file may move, but is there or is not
+        then, now = (of.get("model.init") or "" for of in both)
+        if bool(then) != bool(now):
+            differences.append(f"model.init is {then!r} there and {now!r} here")
     except (RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
     if differences:

@@ -100,7 +100,7 @@ class Mirror(Home):
             if part.name == bucket.LOCK or (part.name == CHECKPOINTS) != checkpoints:
                 continue
             for path in (part, *part.rglob("*")):
-                if path.is_file():
+                if path.is_file() and path.suffix != ".partial":  # which a kill may have left
                     seen = path.stat()
                     name = path.relative_to(self.folder).as_posix()
                     found[name] = (seen.st_ino, seen.st_mtime_ns, seen.st_size)

@@ -103,16 +103,20 @@ class FirstTask:
         there, here = (config_lib.flat(of.to_dict()) for of in (self._run.config, config))
         folder = self._run.folder
         names = {path: here[path] for path in ("method.name", "loss.name")}
+        dtypes = [of["runtime.dtype"] for of in (there, here)]
         if self.lacks_self_distillation(config):
             there[SELF_DISTILLATION] = here[SELF_DISTILLATION]
         both = ({**of_first_task(of), **names} for of in (there, here))
         differences = config_lib.differences(*both)
+        if dtypes[0] != dtypes[1]:
+            differences.append(f"runtime.dtype is {dtypes[0]} there and {dtypes[1]} here")
         heads = [config_lib.make_method(of).head for of in (self._run.config, config)]
         if heads[0] != heads[1]:
             differences.append(f"the head is {heads[0]} there and {heads[1]} here")
         losses = (there["loss.name"], here["loss.name"])
-        counts = np.bincount(dataset.train.labels)[list(scenario.tasks[0])]
-        if not (set(losses) <= set(PLAIN) and len(set(counts)) == 1):
+        counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+        equal = len(set(counts[list(scenario.tasks[0])])) == 1
+        if not (set(losses) <= set(PLAIN) and equal):
             if losses[0] != losses[1]:
                 differences.append(f"loss.name is {losses[0]} there, {losses[1]} here")
             else:
@@ -129,6 +133,11 @@ class FirstTask:
         """Tell whether a run has the self-distillation of its first task still to do."""
         there = self._run.config.train.get("self_distillation_epochs", 0)
         return not there and config.train.self_distillation_epochs > 0
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether its model has an auxiliary head."""
+        return any(name.startswith(AUXILIARY) for name in self._run.weights)
 
     def model(self, initial: ModelState) -> ModelState:
         """Take the parameters and the statistics; the head's rows of later classes stay initial.

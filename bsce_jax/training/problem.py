@@ -212,6 +212,12 @@ class Problem:
             with _naming("train.init_from"):
                 first = FirstTask(self.config.train.init_from)
             first.check(self.config, self.dataset, self.scenario)
+            trained = {path for stage in self.stages(0) for path in stage.trainable}
+            if "auxiliary" in trained and not first.has_auxiliary:
+                raise UserError(
+                    f"train.init_from={self.config.train.init_from} has another first task: in "
+                    f"that of {self.config.method.name} an auxiliary head is trained too"
+                )
             if first.lacks_self_distillation(self.config) and len(self.stages(0)) > 2:
                 raise UserError(
                     f"train.init_from={self.config.train.init_from} has another first task: the "
@@ -224,7 +230,7 @@ class Problem:
             load_backbone(self.config.model.init, jax.eval_shape(init, jax.random.key(0), images))
             return Pretrained(self.config.model.init)
         if self.extension:
-            self.extension.check_network(self.config.model.name, self.method.head)
+            self.extension.check(self.config)
         return self.extension
 
     @property

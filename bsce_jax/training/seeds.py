@@ -97,9 +97,9 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
     """Compute mean and standard deviation over the finished seeds of a folder, at least one.
 
     Returns:
-      `dataset`, `evaluated_on`, `method` and `loss`, the `seeds` and those `unfinished`, and the
-      number of `classes` seen after each task. For `cnn` and `nme` (null where a seed has none) the
-      figures of `results.json` and its accuracies after each task. A figure is
+      `dataset`, `evaluated_on`, `flip`, `method` and `loss`; the `seeds`, and those `unfinished`;
+      the number of `classes` seen after each task. For `cnn` and `nme` (null where a seed has none)
+      the figures of `results.json` and its accuracies after each task. A figure is
       `{"mean", "std", "values"}` in %, `values` by seed; `std` is the sample's, null for a single
       seed. A figure that does not apply is null.
 
@@ -117,7 +117,7 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
     seen = [sum(map(len, first["tasks"][: t + 1])) for t in range(len(first["tasks"]))]
     return {
         "schema": SCHEMA,
-        **{name: first.get(name) for name in ("dataset", "evaluated_on", "method", "loss")},
+        **{name: first.get(name) for name in ("dataset", "evaluated_on", "flip", "method", "loss")},
         "seeds": list(done),
         "unfinished": [seed for seed in found if seed not in done],
         "classes": seen,

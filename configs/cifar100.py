@@ -42,8 +42,8 @@ and brightness (`--config.train.augmentation=crop+flip+brightness`), average / l
     memo          69.27 / 62.83            70.20 / 58.49
     foster        65.73 / 57.82            66.49 / 53.21
 
-CCIL-SD (`:method=ccil --config.train.self_distillation_epochs=70`), 2,000 in total, crop and flip:
-67.17 for :base=50,increment=10 and 65.86 for increments of 5.
+CCIL-SD (`:method=ccil --config.train.self_distillation_epochs=70`), 2,000 in total, augmentation
+not stated: 67.17 for :base=50,increment=10 and 65.86 for increments of 5.
 
 Last accuracy for :base=0,increment=20, 2,000 in total, crop and flip: il_baseline with
 cross-entropy 40.34 (BiC, table 3), bic 56.69 (the same), wa 59.20 (WA, table 2).

@@ -14,8 +14,8 @@ It has not been measured yet: there is no figure for it here. With 30 epochs of 
 of each later one, and without the self-distillation, PODNet with the balanced loss has an average
 of 66.46 and a last accuracy of 59.86. Without the lower rate and the mirror images it has 65.69 and
 59.16 (docs/results.md, one seed). `benchmarks/gpu.sh` trains it. The published figures to
-compare with, for ResNet-32 with crop and flip, are 67.17 for increments of 10 and 65.86 for 5
-(CCIL-SD, 2,000 exemplars in total).
+compare with, for ResNet-32, are 67.17 for increments of 10 and 65.86 for 5 (CCIL-SD, 2,000
+exemplars in total, augmentation not stated).
 """
 
 from ml_collections import ConfigDict

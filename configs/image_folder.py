@@ -11,8 +11,9 @@ tasks of `increment` classes, which shows how a method does when classes arrive 
 ResNet-32 on 64x64 pixels suits a CPU. On a GPU take larger images and a network for them, best
 with pretrained weights (torchvision's, see README):
 
-    --config.dataset.image_size=224 --config.model.name=resnet18 --config.model.init=resnet18.npz
-    --config.train.learning_rate=0.01 --config.runtime.dtype=bfloat16
+    --config.dataset.image_size=224 --config.model.name=resnet18
+    --config.model.init=resnet18.safetensors --config.train.learning_rate=0.01
+    --config.runtime.dtype=bfloat16
 
 Choose hyper-parameters with `--config.dataset.validation=0.1`: a tenth of the training photos of
 each class is then evaluated, and the test photos are not looked at.

@@ -107,7 +107,8 @@ def test_tensorboard_names_explain_themselves(
     with Log(tmp_path, keep_bytes=0, step=0) as log:
         means = {"loss": 3.0, "classification": 1.0, "distillation": 2.0, "accuracy": 50.0}
         log.write("epoch", 9, {"task": 0, "stage": 0, "epoch": 1, **means, "scale": 4.0})
-        log.write("task", 9, {"task": 0, "classes": 2, "cnn": 70.0, "nme": 80.0})
+        log.write("task", 9, {"task": 0, "classes": 2, "cnn": 70.0, "nme": 80.0, "new_logit": 5.0})
+        log.write("task", 9, {"task": 0, "evaluated_on": "validation", "cnn": 60.0})
     assert got == {
         "train/loss": 3.0,
         "train/loss_term/classification": 1.0,
@@ -116,4 +117,6 @@ def test_tensorboard_names_explain_themselves(
         "train/head_scale": 4.0,
         "test/cnn_accuracy_percent": 70.0,
         "test/nme_accuracy_percent": 80.0,
+        "test/new_logit": 5.0,
+        "validation/cnn_accuracy_percent": 60.0,
     }

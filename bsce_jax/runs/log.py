@@ -74,14 +74,15 @@ class Log:
         os.fsync(self._file.fileno())
         for name, value in values.items():
             if self._events is not None and isinstance(value, float):
-                self._events.add_scalar(_tag(kind, name), value, step)
+                split = values.get("evaluated_on", "test")
+                self._events.add_scalar(_tag(kind, name, split), value, step)
         self._callback(entry)
 
 
-def _tag(kind: str, name: str) -> str:
+def _tag(kind: str, name: str, split: str) -> str:
     """Name a figure of an entry in TensorBoard, such as "train/loss_term/distillation"."""
     if kind == "task":
-        return f"test/{name}_accuracy_percent"
+        return f"{split}/{name}" + "_accuracy_percent" * (name in ("cnn", "nme"))
     return f"train/{TAGS.get(name, f'loss_term/{name}')}"
 
 

@@ -245,12 +245,13 @@ def noise(case: Case, key: jax.Array) -> dict[str, np.ndarray]:
 def draws(case: Case, seed: int, step: int, batch: int) -> dict[str, np.ndarray]:
     """Repeat the random numbers of a step: a stage's key, and of it a step's."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), case.task), case.stage)
-    _, key = jax.random.split(jax.random.fold_in(key, step))
+    # for the augmentation, the terms, the mixing and the transform of the gradients
+    _, key, _, of_gradients = jax.random.split(jax.random.fold_in(key, step), 4)
     is_old = jnp.where(jnp.arange(8) < 4, 0.0, -jnp.inf)
     if case.method == "fetril":
         return {"pseudo": np.asarray(jax.random.categorical(key, is_old, shape=(batch,)))}
     if case.method == "eeil":
-        return noise(case, jax.random.fold_in(key, 1))
+        return noise(case, of_gradients)
     if case.method == "pass":
         first, second = jax.random.split(key)
         batch = 4 * batch  # of turned images

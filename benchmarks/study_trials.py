@@ -21,7 +21,7 @@ from tables import PAGE, figure
 
 from bsce_jax.cli import Parser
 from bsce_jax.errors import UserError, exit_on_user_error, unknown
-from bsce_jax.runs.start import of_first_task
+from bsce_jax.runs.start import SELF_DISTILLATION, of_first_task
 
 BALANCED, PLAIN = "balanced_softmax", "cross_entropy"
 SEEDS = (0, 1, 2)
@@ -66,7 +66,7 @@ FIRST_TASKS: tuple[dict[str, Any], ...] = (
     {"train.schedule": "cosine"},
     {"train.average": 0.99},
     {"train.decorrelation": 0.5},
-    {"train.self_distillation_epochs": 10},
+    {SELF_DISTILLATION: 10},
 )
 TRIALS = {
     "reduced": (
@@ -88,7 +88,7 @@ TRIALS = {
         Trial("podnet", BALANCED, {LATER: 0.03}),
         Trial("podnet", BALANCED, {LATER: 0.01}),
         Trial("podnet", BALANCED, {"model.flip": True}),
-        Trial("podnet", BALANCED, {"train.self_distillation_epochs": 10}),
+        Trial("podnet", BALANCED, {SELF_DISTILLATION: 10}),
         Trial("der", BALANCED),
         Trial("der", BALANCED, {"train.finetuning": "always"}),
         Trial("der"),
@@ -99,6 +99,7 @@ TRIALS = {
         Trial("podnet", BALANCED, {LATER: 0.01}, "short"),
         Trial("podnet", BALANCED, {"model.flip": True}, "short"),
         Trial("podnet", BALANCED, {LATER: 0.01, "model.flip": True}, "short"),
+        Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, "model.flip": True}, "short"),
         Trial("acil", PLAIN, {"model.flip": True}, "short"),
         Trial("ds_al", PLAIN, {"model.flip": True}, "short"),
         *(ridge(width) for width in (64, 256, 1024, 2048, 4096)),

@@ -23,7 +23,7 @@ from bsce_jax.report.tables import moments_of
 FILE = common.ROOT / "docs" / "study.svg"
 # in the colours of README's picture
 NAMES = ("balanced softmax", "published loss")
-COLUMNS = 4
+COLUMNS = 3
 SIZE = (165, 190)
 
 

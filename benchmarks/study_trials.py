@@ -100,6 +100,7 @@ TRIALS = {
         Trial("podnet", BALANCED, {"model.flip": True}, "short"),
         Trial("podnet", BALANCED, {LATER: 0.01, "model.flip": True}, "short"),
         Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, "model.flip": True}, "short"),
+        Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, LATER: 0.01, "model.flip": True}, "short"),
         Trial("acil", PLAIN, {"model.flip": True}, "short"),
         Trial("ds_al", PLAIN, {"model.flip": True}, "short"),
         *(ridge(width) for width in (64, 256, 1024, 2048, 4096)),

@@ -60,7 +60,7 @@ def ridge(width: int, gamma: float = 0.1, method: str = "acil") -> Trial:
     return Trial(method, PLAIN, fields, "short")
 
 
-LATER = "train.later_learning_rate"
+LATER, FLIP = "train.later_learning_rate", "model.flip"
 # what may make a first task better for a head that is solved
 FIRST_TASKS: tuple[dict[str, Any], ...] = (
     {"train.schedule": "cosine"},
@@ -73,7 +73,7 @@ TRIALS = {
         Trial("il_baseline", BALANCED),
         Trial("il_baseline", BALANCED, {LATER: 0.03}),
         Trial("il_baseline", BALANCED, {LATER: 0.01}),
-        Trial("il_baseline", BALANCED, {"model.flip": True}),
+        Trial("il_baseline", BALANCED, {FLIP: True}),
         Trial("il_baseline", BALANCED, {"train.average": 0.99}),
         *(Trial("il_baseline", BALANCED, {"train.sharpness": r}) for r in (0.05, 0.1, 0.2)),
         Trial("il_baseline"),
@@ -87,7 +87,7 @@ TRIALS = {
         Trial("podnet", BALANCED),
         Trial("podnet", BALANCED, {LATER: 0.03}),
         Trial("podnet", BALANCED, {LATER: 0.01}),
-        Trial("podnet", BALANCED, {"model.flip": True}),
+        Trial("podnet", BALANCED, {FLIP: True}),
         Trial("podnet", BALANCED, {SELF_DISTILLATION: 10}),
         Trial("der", BALANCED),
         Trial("der", BALANCED, {"train.finetuning": "always"}),
@@ -97,12 +97,12 @@ TRIALS = {
         Trial("il_baseline", BALANCED, {LATER: 0.01}, "short"),
         Trial("lucir", BALANCED, {LATER: 0.01}, "short"),
         Trial("podnet", BALANCED, {LATER: 0.01}, "short"),
-        Trial("podnet", BALANCED, {"model.flip": True}, "short"),
-        Trial("podnet", BALANCED, {LATER: 0.01, "model.flip": True}, "short"),
-        Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, "model.flip": True}, "short"),
-        Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, LATER: 0.01, "model.flip": True}, "short"),
-        Trial("acil", PLAIN, {"model.flip": True}, "short"),
-        Trial("ds_al", PLAIN, {"model.flip": True}, "short"),
+        Trial("podnet", BALANCED, {FLIP: True}, "short"),
+        Trial("podnet", BALANCED, {LATER: 0.01, FLIP: True}, "short"),
+        Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, FLIP: True}, "short"),
+        Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, LATER: 0.01, FLIP: True}, "short"),
+        Trial("acil", PLAIN, {FLIP: True}, "short"),
+        Trial("ds_al", PLAIN, {FLIP: True}, "short"),
         *(ridge(width) for width in (64, 256, 1024, 2048, 4096)),
         *(ridge(2048, gamma) for gamma in (0.001, 1.0, 10.0, 100.0)),
         *(ridge(width, method="ds_al") for width in (1024, 2048)),

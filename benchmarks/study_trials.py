@@ -101,6 +101,12 @@ TRIALS = {
         Trial("podnet", BALANCED, {LATER: 0.01, FLIP: True}, "short"),
         Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, FLIP: True}, "short"),
         Trial("podnet", BALANCED, {SELF_DISTILLATION: 20, LATER: 0.01, FLIP: True}, "short"),
+        Trial(
+            "podnet",
+            BALANCED,
+            {SELF_DISTILLATION: 20, FLIP: True, "scenario.increment": 5},
+            "short",
+        ),
         Trial("acil", PLAIN, {FLIP: True}, "short"),
         Trial("ds_al", PLAIN, {FLIP: True}, "short"),
         *(ridge(width) for width in (64, 256, 1024, 2048, 4096)),

@@ -65,8 +65,8 @@ class Decorrelated:
 class SelfDistilled:
     """Terms and the distillation from the teacher, over the classes seen (CCIL-SD).
 
-    As in the code of Mittal et al. 2021: for 50 classes its mean over all elements, times 10, is
-    0.2 times the sum over the classes.
+    In the code of Mittal et al. 2021 the weight is 10, of the mean over all elements. With their 50
+    classes that is 0.2 times the sum over the classes; here it is 0.2 with any number of classes.
 
     Attributes:
       terms: the other terms.

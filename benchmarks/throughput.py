@@ -56,6 +56,7 @@ def measure(
     """
     if "devices" in parts:
         words = [f"--config={report['config']}", f"--seconds={seconds}", *report["overrides"]]
+        words += [f"--import={file}" for file in report["imports"]]
         report["devices"] = []
         for row in measure_devices([*words, "--methods", methods[0]]):
             report["devices"].append(row)

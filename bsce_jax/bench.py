@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config(method)  # find mistakes before the first measurement
     overrides = [f"--config.{path}={text}" for path, text in args.overrides.items()]
     report: dict[str, Any] = {"schema": 2, "config": args.config, "overrides": overrides}
+    report["imports"] = args.imports
     measure = runpy.run_path(str(shipped("benchmarks") / "throughput.py"))["measure"]
     stopped = None
     with _raising_stops():

@@ -1,12 +1,25 @@
 """The arguments of all commands."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from bsce_jax.errors import UserError, nearest
+from bsce_jax.files import is_url
 from bsce_jax.loading import PREFIX, config_names, describe_config, import_files
+
+
+def local_path(text: str) -> pathlib.Path:
+    """Read an argument that names a local file or folder.
+
+    Raises:
+      UserError: it is a URL, which pathlib would take for a local folder.
+    """
+    if is_url(text):
+        raise UserError(f"{text} is remote: give a local path")
+    return pathlib.Path(text)
 
 
 class Parser(argparse.ArgumentParser):

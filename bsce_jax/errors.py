@@ -168,6 +168,9 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
+        if error.filename is None and is_no_space(error):
+            report(NoSpace("no space left for the output"))
+            os._exit(NoSpace.exit_code)  # the flush at the exit would fail once more
         if error.errno not in OF_PATHS or error.filename is None:
             raise
         report(UserError(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}"))

@@ -15,7 +15,8 @@ The folder then has:
 
 --by cnn gives probabilities, --by nme the cosine similarities to the mean features of the classes.
 
-Exit codes: 0 done; 2 bad input; 3 no space left; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 2 bad input; 3 no space left; 4 the bucket cannot be reached;
+130 stopped by Ctrl-C.
 """
 
 import functools
@@ -26,7 +27,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bsce_jax.cli import Parser
+from bsce_jax.cli import Parser, local_path
 from bsce_jax.errors import UserError, exit_on_user_error, shown, using
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = Parser(opens_runs=True, prog="python -m bsce_jax.export", description=__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument(
-        "--out", required=True, type=pathlib.Path, metavar="DIR", help="a new folder"
-    )
+    parser.add_argument("--out", required=True, type=local_path, metavar="DIR", help="a new folder")
     parser.add_argument("--by", default="cnn", help="cnn or nme (default: cnn)")
     args = parser.read(argv)
     out = args.out

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import struct
 import tempfile
 import zipfile
@@ -30,15 +31,22 @@ MALFORMED = (
 )
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is a URL, also with the single / that pathlib leaves of two."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(path)) is not None
+
+
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a temporary name, and rename it when it is complete.
 
     Several processes may write the same file: the last one's stays. What is no regular file, such
-    as /dev/null or a pipe, is written to.
+    as /dev/null or a pipe, is written to, and so is /dev/stdout. Of a link the target is replaced.
     """
     path = pathlib.Path(path)
+    if path.is_symlink() and not os.readlink(path).startswith("/proc/"):
+        path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         with open(path, "wb") as f:
             write(f)
         return

@@ -14,7 +14,8 @@ central part of their shape, resized. Photos are grey for runs on images of one 
 --by cnn gives probabilities: the softmax of the network's scores, as the method corrects them.
 --by nme gives cosine similarities to the mean features of the classes; the run must have exemplars.
 
-Exit codes: 0 done; 2 bad input; 3 no space left; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 2 bad input; 3 no space left; 4 the bucket cannot be reached;
+130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bsce_jax.cli import Parser
+from bsce_jax.cli import Parser, local_path
 from bsce_jax.errors import UserError, exit_on_user_error, in_one_line, shown, unknown, using
 from bsce_jax.files import write_atomically
 
@@ -174,7 +175,7 @@ def _read(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes (default: 5)")
     parser.add_argument("--by", default="cnn", help="cnn or nme (default: cnn)")
     parser.add_argument("--format", default="table", help="table, json or csv (default: table)")
-    parser.add_argument("--out", type=pathlib.Path, metavar="FILE", help="instead of stdout")
+    parser.add_argument("--out", type=local_path, metavar="FILE", help="instead of stdout")
     parser.add_argument(
         "--skip_unreadable", action="store_true", help="go on without files that cannot be read"
     )

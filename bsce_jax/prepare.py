@@ -42,9 +42,16 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 
-from bsce_jax.cli import Parser
+from bsce_jax.cli import Parser, local_path
 from bsce_jax.data import DATASETS, NAMES, TFDS, cifar100
-from bsce_jax.errors import UserError, exit_on_user_error, in_one_line, unknown
+from bsce_jax.errors import (
+    UserError,
+    exit_on_user_error,
+    in_one_line,
+    is_no_space,
+    no_space,
+    unknown,
+)
 
 TIMEOUT = 10  # seconds without an answer
 LISTED = 10  # names of images that a report lists
@@ -61,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = Parser(prog="python -m bsce_jax.prepare", description=__doc__)
     parser.add_argument("dataset", help=f"one of: {', '.join(NAMES)}")
-    parser.add_argument("--source", type=pathlib.Path, help="the official archive or folder")
+    parser.add_argument("--source", type=local_path, help="the official archive or folder")
     parser.add_argument(
-        "--data_dir", type=pathlib.Path, default="data", help="folder of data sets (default: data)"
+        "--data_dir", type=local_path, default="data", help="folder of data sets (default: data)"
     )
     imagenet = ("imagenet", "imagenet_subset")
     both = parser.add_argument_group("imagenet, imagenet_subset and image_folder only")
@@ -89,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             given = getattr(args, option)
             if given is not None and given is not False and args.dataset not in sets:
                 raise UserError(f"--{option} is for {' and '.join(sets)}, not {args.dataset}")
+    if args.max_unreadable is not None and args.max_unreadable < 0:
+        raise UserError(f"--max_unreadable is {args.max_unreadable}: choose 0 or more")
     if args.dataset in imagenet:
         prepare_imagenet(args)
         return
@@ -232,6 +241,8 @@ def prepare_cifar100(source: pathlib.Path | None, data_dir: pathlib.Path) -> Non
                 _download(archive, data_dir)
                 cifar100_builder.prepare(archive, data_dir)
         except OSError as error:
+            if is_no_space(error):
+                raise no_space(data_dir) from error
             raise UserError(f"cannot write to {data_dir}: {error.strerror}") from error
     else:
         cifar100_builder.prepare(source, data_dir)
@@ -250,6 +261,8 @@ def _download(archive: pathlib.Path, data_dir: pathlib.Path) -> None:
             with wrap_file(response, size, description="downloading cifar100") as body:
                 shutil.copyfileobj(body, f, 1 << 20)
     except (OSError, http.client.HTTPException) as error:
+        if is_no_space(error):
+            raise no_space(data_dir) from error
         raise UserError(
             f"cannot download {cifar100.URL} ({getattr(error, 'reason', error)}); get the file "
             "another way and give it to `python -m bsce_jax.prepare cifar100 --source PATH "

@@ -12,8 +12,8 @@ Examples:
   python -m bsce_jax.train --extend runs/photos --workdir runs/photos2 \\
       --config.dataset.data_dir=data/photos
       learn the classes that a finished run has not learned: it becomes the
-      start of another run, with its config, model and exemplars. The photos
-      that it was trained on may be gone
+      start of another run, with its config, model and exemplars. Of the photos
+      that it was trained on, one of each class has to be there
 
 With --seeds, seed N also shuffles the classes: scenario.class_order is N. An
 order that --config.scenario.class_order sets, or that the config lists, is the
@@ -143,6 +143,15 @@ def _configured(args: argparse.Namespace) -> "tuple[ConfigDict, str]":
 
     given, overrides = args.config, dict(args.overrides)
     if args.extend is not None:
+        if not args.extend:
+            raise UserError("--extend is empty: give the folder of a finished run")
+        if "scenario.extends" in overrides:
+            raise UserError("--extend gives the run: leave out --config.scenario.extends")
+        for field in ("scenario.base", "scenario.increment", "scenario.class_order"):
+            if field in overrides:
+                raise UserError(
+                    f"--config.{field} is not for --extend: say --config.scenario.tasks instead"
+                )
         files = Local(args.extend, lambda name: name == "config.json")
         if given is None:
             given = os.path.join(files.folder, "config.json")

@@ -5,7 +5,7 @@
 # The argument is the extra to install (dev, cuda12, cuda13, tpu); its packages, versions and hashes
 # are in launch/lock/. PYTHON is the interpreter, python3 by default.
 make_environment() {
-  local extra=${1:-base} lock install
+  local extra=${1:-base} lock install stamp
   lock=launch/lock/$extra.txt
   if [ ! -f "$lock" ]; then
     echo "error: ACCELERATOR=$extra: it is cuda12, cuda13, tpu or, for CPUs, not set" >&2
@@ -18,6 +18,12 @@ if sys.version_info < (3, 11):
     sys.exit(f"error: Python 3.11 or newer is needed, this is {sys.version.split()[0]}; "
              "name another with PYTHON=python3.12")
 PY
+  # what another version of the lock files installed is about to change
+  for stamp in .venv/stamp-*; do
+    if [ -e "$stamp" ] && [ "$(cat "$stamp")" != "$(_stamp "${stamp#.venv/stamp-}")" ]; then
+      rm "$stamp"
+    fi
+  done
   echo "installing into .venv (about a minute, about 1 GB) ..." >&2
   "${PYTHON:-python3}" -m venv .venv
   install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)

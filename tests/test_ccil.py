@@ -15,8 +15,12 @@ from bsce_jax.training.problem import Problem
 DATA = some_digits(12, 4)
 
 
+@pytest.mark.parametrize(
+    ("policy", "size", "each"),
+    [("per_class", 3, 3), ("total", 70, 7)],  # with 70, each old class had all its 12 images
+)
 def test_the_random_exemplars_of_new_classes_are_those_that_are_kept(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    policy: str, size: int, each: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works: list[Work] = []
 
@@ -25,7 +29,12 @@ def test_the_random_exemplars_of_new_classes_are_those_that_are_kept(
         return works[-1]
 
     monkeypatch.setattr(tasks, "choose_records", noted)
-    fields = {"memory.selection": "random", "train.replay_batch_size": 8, "train.epochs": 1}
+    fields: dict[str, Any] = {
+        "memory.selection": "random",
+        "train.replay_batch_size": 8,
+        "train.epochs": 1,
+    }
+    fields |= {"memory.policy": policy, "memory.size": size}
     made = make_config("ccil", fields=fields)
     kept = run(made, tmp_path, DATA)["memory"]["indices"]
     first, second = works
@@ -36,7 +45,8 @@ def test_the_random_exemplars_of_new_classes_are_those_that_are_kept(
     # as many of each class, and new images but once in an epoch
     problem = Problem(made, DATA)
     counts = np.bincount(problem.labels[second.replay])
-    assert set(counts) == {made.memory.size}
+    assert set(counts) == {each}
     assert sorted(second.records) == sorted(np.flatnonzero(problem.labels >= 5))
     other = Problem(make_config("ccil", fields={**fields, "seed": 1}), DATA)
-    assert set(other.random_exemplars(1)) != set(problem.random_exemplars(1))
+    chosen = [np.concatenate(p.random_exemplars(1)) for p in (problem, other)]
+    assert set(chosen[0]) != set(chosen[1])

@@ -105,6 +105,10 @@ def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         ([DIGITS, "--seeds", "1,01"], "--seeds is '1,01': give different numbers"),
         ([DIGITS, "--seeds="], "--seeds is '': give different numbers"),
         ([DIGITS, "--seeds=1", "--config.seed=2"], "leave out --config.seed"),
+        (["--extend=a", "--config.scenario.increment=1"], "say --config.scenario.tasks instead"),
+        ([DIGITS, "--extend="], "--extend is empty"),
+        ([DIGITS, "--extend=a", "--config.scenario.extends=b"], "leave out --config.scenario.ext"),
+        ([DIGITS, "--config.scenario.tasks=3"], "scenario.tasks lists 1 class: list at least 2"),
         ([DIGITS, "--seeds=4294967296"], "seed is 4294967296: it must be a whole number, at"),
     ],
 )

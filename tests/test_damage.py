@@ -28,6 +28,7 @@ from bsce_jax.errors import UserError
 from bsce_jax.runs.log import Log
 from bsce_jax.runs.saved import SavedRun
 from bsce_jax.training.loop import run
+from bsce_jax.training.seeds import run_seeds
 
 CONFIG = make_config("il_baseline", fields={"runtime.checkpoint_epochs": 1, "train.epochs": 4})
 
@@ -231,6 +232,7 @@ def test_data_that_changed_is_refused(change: str, copy: pathlib.Path) -> None:
         ("run[1]", r"has a \[ in it"),
         ("run*", r"has a \* in it"),
         ("s3://bucket/run", "is remote"),
+        ("s3:/bucket/run", "is remote"),  # as pathlib writes it
         ("", "is empty"),
         ("caf\udce9", "is not UTF-8"),
     ],
@@ -245,6 +247,8 @@ def test_a_place_where_something_would_be_lost_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         run(CONFIG, name, digits)
+    with pytest.raises(UserError, match=message):
+        run_seeds(CONFIG, name, [0, 1])
     assert not any(tmp_path.iterdir())
 
 

@@ -176,3 +176,16 @@ def test_a_reader_that_is_gone_does_not_stop_the_training(tmp_path: pathlib.Path
     subprocess.run(words, cwd=ROOT, stdout=write, stderr=write)
     os.close(write)
     assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "bsce_jax", "--help"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 3
+    assert ended.stderr == "error: no space left for the output\n"

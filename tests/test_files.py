@@ -47,3 +47,23 @@ def test_what_is_no_regular_file_stays_so(tmp_path: pathlib.Path) -> None:
     reader.join()
     assert read == [b'{\n"last": 60.0\n}\n']
     assert path.is_fifo()
+
+
+def test_a_link_stays_one(tmp_path: pathlib.Path) -> None:
+    link, target = tmp_path / "report.html", tmp_path / "there" / "x.html"
+    link.symlink_to(target)
+    for number in (1.0, 2.0):
+        write_json(link, {"last": number})
+        assert link.is_symlink()
+        assert target.read_text() == f'{{\n"last": {number}\n}}\n'
+        assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_link_to_a_descriptor_is_written_to(tmp_path: pathlib.Path) -> None:
+    with (tmp_path / "out.csv").open("wb") as out:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{out.fileno()}")  # as /dev/stdout is
+        write_atomically(link, lambda f: f.write(b"cat,0.9"))
+        assert link.is_symlink()
+        assert os.fstat(out.fileno()).st_size == 7  # the open file itself, not one in its place
+    assert (tmp_path / "out.csv").read_bytes() == b"cat,0.9"

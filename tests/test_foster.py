@@ -109,3 +109,9 @@ def test_it_resumes_within_both_stages(stage: int, tmp_path: pathlib.Path) -> No
     run(made, tmp_path / "straight", DATA)
     run_with_interruption(made, DATA, tmp_path / "killed", "killed", task=1, stage=stage, epoch=1)
     assert_same_run(tmp_path / "straight", tmp_path / "killed", 2)
+
+
+def test_the_compression_has_no_warm_up() -> None:
+    fields = {**FIELDS, "train.warmup": 3, "train.epochs": 4}
+    problem = Problem(make_config("foster", fields=fields), DATA)
+    assert [stage.warmup for stage in problem.all_stages(1)] == [3, 0]  # of 4 and 2 epochs

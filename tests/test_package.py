@@ -87,3 +87,26 @@ def test_a_package_with_another_hash_is_refused(tmp_path: pathlib.Path) -> None:
     assert made.returncode == 1
     assert re.search(r"DO NOT MATCH THE HASHES[^\n]*\n +tampered==1 ", made.stderr), made.stderr
     assert not list((tmp_path / ".venv").glob("stamp*"))
+
+
+def test_an_installation_takes_the_stamps_of_other_versions_away(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "launch" / "lock").mkdir(parents=True)
+    shutil.copy(ROOT / "launch" / "environment.sh", tmp_path / "launch")
+    (tmp_path / "pyproject.toml").touch()
+    for extra in ("base", "dev", "tpu"):
+        (tmp_path / "launch" / "lock" / f"{extra}.txt").write_text(f"{extra}==1")
+    # the installation fails at once, since there is no such package
+    commands = """set -e; source launch/environment.sh
+        mkdir .venv
+        _stamp tpu > .venv/stamp-tpu
+        _stamp dev > .venv/stamp-dev
+        echo dev==2 > launch/lock/dev.txt
+        make_environment"""
+    made = subprocess.run(
+        ["bash", "-c", commands],
+        cwd=tmp_path,
+        env={**os.environ, "PIP_NO_INDEX": "1"},
+        capture_output=True,
+    )
+    assert made.returncode != 0
+    assert [path.name for path in (tmp_path / ".venv").glob("stamp*")] == ["stamp-tpu"]

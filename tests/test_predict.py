@@ -298,6 +298,7 @@ def test_evaluation_counts_what_is_taken_for_what(
         (["empty", "--by", "nmee"], "unknown by 'nmee'; did you mean nme"),
         (["empty", "--format", "jsn"], "unknown format 'jsn'; did you mean json"),
         (["empty", "--out", "empty"], "--out empty is a folder"),
+        (["empty", "--out", "gs://b/p.csv"], "gs://b/p.csv is remote: give a local path"),
         (["empty", "--workdir", "empty"], "no model in empty"),
     ],
 )

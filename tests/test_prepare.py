@@ -15,7 +15,7 @@ from test_data import assert_same
 
 from bsce_jax import data
 from bsce_jax.data import cifar100
-from bsce_jax.errors import UserError
+from bsce_jax.errors import NoSpace, UserError
 from bsce_jax.prepare import main
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -132,7 +132,11 @@ def test_wrong_file_leaves_nothing(folder: pathlib.Path, data_dir: pathlib.Path,
         (KeyboardInterrupt("Ctrl-C"), pytest.raises(KeyboardInterrupt)),
         (
             RuntimeError("No space left on device"),  # as array_record says it
-            pytest.raises(UserError, match=r"cannot write to .*No space left on device"),
+            pytest.raises(NoSpace, match="no space left in"),
+        ),
+        (
+            RuntimeError("the record is too large"),
+            pytest.raises(UserError, match=r"cannot write to .*the record is too large"),
         ),
     ],
 )

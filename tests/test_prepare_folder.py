@@ -282,10 +282,13 @@ def test_a_damaged_listing_is_refused(
         data.load("image_folder", data_dir, 4)
 
 
-@pytest.mark.parametrize("options", [["--test_fraction=1"], ["--test_fraction=0"], ["--seed=-1"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--test_fraction=1"], ["--test_fraction=0"], ["--seed=-1"], ["--max_unreadable=-1"]],
+)
 def test_wrong_options_are_refused(
     photos: pathlib.Path, data_dir: pathlib.Path, options: list[str]
 ) -> None:
-    with pytest.raises(UserError, match=r"--(test_fraction|seed) is .*: choose"):
+    with pytest.raises(UserError, match=r"--(test_fraction|seed|max_unreadable) is .*: choose"):
         run(photos, data_dir, *options)
     assert not data_dir.exists()

@@ -81,6 +81,15 @@ def test_a_run_from_a_backbone_is_in_a_group_of_its_own(tmp_path: pathlib.Path) 
     ]
 
 
+def test_an_extended_run_is_in_a_group_of_its_own(tmp_path: pathlib.Path) -> None:
+    runs = [
+        make_run(tmp_path / name, {"scenario.extends": earlier})
+        for name, earlier in (("a", ""), ("b", "runs/x/seed_0"), ("c", "runs/x/seed_1"))
+    ]
+    (scenario,) = scenarios(read_all(runs)[0])
+    assert [len(group.runs) for group in scenario.groups] == [1, 2]
+
+
 def test_a_folder_of_runs(tmp_path: pathlib.Path) -> None:
     for seed in (10, 2, 0):
         make_run(tmp_path / "seeds" / f"seed_{seed}", {"seed": seed})

@@ -85,9 +85,14 @@ def test_one_seed_has_no_deviation(tmp_path: pathlib.Path) -> None:
     assert last == {"mean": 70.0, "std": None, "values": [70.0]}
 
 
-def test_seeds_of_different_data_are_not_averaged(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    "more", [{"class_names": list("abcdeg")}, {"tasks": [[0, 1, 2], [3, 4], [5]]}]
+)
+def test_seeds_of_different_data_are_not_averaged(
+    more: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
     write_results(tmp_path / "seed_0", [90.0, 80.0, 70.0])
-    write_results(tmp_path / "seed_1", [90.0, 80.0, 70.0], class_names=list("abcdeg"))
+    write_results(tmp_path / "seed_1", [90.0, 80.0, 70.0], **more)
     with pytest.raises(UserError, match="different data"):
         summarize(tmp_path)
 
@@ -143,6 +148,7 @@ def test_what_is_there_already_is_not_mixed_with_another_config(
         (digits("--config.train.epochs=9"), True, "seed_4 .*train.epochs is 1 there and 9 here"),
         (digits(), False, "seed_4 .*scenario.class_order is '4' there and '1993' here"),
         (digits("--config.model.init=w.npz"), True, "model.init is '' there and 'w.npz' here"),
+        (digits("--config.scenario.extends=r"), True, "scenario.extends is '' there and 'r' here"),
     ):
         with pytest.raises(UserError, match=message):
             run_seeds(config, tmp_path / "s", [0, 1], own_orders=own_orders)

@@ -188,8 +188,8 @@ def make_augment(policy: str) -> Augmentation:
 
     Args:
       policy: `"none"`, or names of `AUGMENTATIONS` joined by `"+"`: `"crop"`, `"resized_crop"`,
-        `"source_crop"`, `"flip"`, `"brightness"`, `"trivial"` and `"cutout"`. LUCIR's is
-        `"crop+flip"` for CIFAR-100 and `"resized_crop+flip"` for ImageNet, PODNet's
+        `"source_crop"`, `"flip"`, `"brightness"`, `"autoaugment"`, `"trivial"` and `"cutout"`.
+        LUCIR's is `"crop+flip"` for CIFAR-100 and `"resized_crop+flip"` for ImageNet, PODNet's
         `"crop+flip+brightness"` for CIFAR-100.
 
     Returns:

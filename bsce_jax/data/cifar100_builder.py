@@ -12,7 +12,7 @@ import numpy as np
 
 from bsce_jax.data import cifar100
 from bsce_jax.data.source import ArraySource, Dataset, Source, all_images
-from bsce_jax.errors import UserError
+from bsce_jax.errors import UserError, is_no_space, no_space
 from bsce_jax.files import temporary_files_removed
 
 try:
@@ -89,6 +89,8 @@ def prepare(source: pathlib.Path, data_dir: pathlib.Path) -> None:
             name = cifar100.PREPARED.parent
             os.replace(staging / name, data_dir / name)
     except (OSError, RuntimeError) as error:  # array_record's errors are RuntimeErrors
+        if is_no_space(error):
+            raise no_space(data_dir) from error
         raise UserError(f"cannot write to {data_dir}: {error}") from error
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import shlex
 
 from bsce_jax.data import image_folder, layouts
 from bsce_jax.data.source import Dataset
@@ -44,5 +45,5 @@ def load(name: str, data_dir: pathlib.Path, image_size: int | None) -> Dataset:
     raise UserError(
         f"no {name} in {data_dir}: put it there as {' or '.join(places)}, a folder with "
         f"{layouts.LAYOUT}, or prepare it with `python -m bsce_jax.prepare {name} --source "
-        f"PATH --data_dir {data_dir}`"
+        f"PATH --data_dir {shlex.quote(str(data_dir))}`"
     )

@@ -9,6 +9,7 @@ beside the records, so that the next start reads no images.
 
 import pathlib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def load(
             f"no version {version} of {name} in {data_dir}: there is {', '.join(there)}"
         )
     if not there:
-        command = f"`python -m bsce_jax.prepare tfds:{name} --data_dir {data_dir}`"
+        place = shlex.quote(str(data_dir))
+        command = f"`python -m bsce_jax.prepare tfds:{name} --data_dir {place}`"
         configs = [p.name for p in sorted((data_dir / name).glob("*/")) if versions(p)]
         hint = f"say tfds:{name}/{configs[0]}" if configs else f"prepare it with {command}"
         raise UserError(f"no prepared {name} in {data_dir}: {hint}")

@@ -15,11 +15,12 @@ from bsce_jax.methods import METHODS, Method, Stage, Step, Terms
 class CCIL(Method):
     """Compositional class incremental learning (Mittal et al. 2021), as in its code.
 
-    A batch has new images, whose loss is over the new classes alone, and as many exemplars of all
-    classes seen (`train.replay_batch_size`), whose loss is over all of them. The exemplars of the
-    new classes are chosen at random before the training: with `memory.selection` `random`, as in
-    the code, these are the ones that are kept. Both parts are distilled over the old classes. A
-    balanced loss replaces the two losses by one over the whole batch.
+    A batch has new images, whose loss is over the new classes alone, and exemplars of all classes
+    seen (`train.replay_batch_size`; in the code as many as new images), whose loss is over all of
+    them. The exemplars of the new classes are chosen at random before the training, and those of
+    the old ones reduced to the same number: with `memory.selection` `random`, as in the code, these
+    are the ones that are kept. Both parts are distilled over the old classes. A balanced loss
+    replaces the two losses by one over the whole batch.
 
     Each part has BatchNorm statistics of its own. The code has a low learning rate in later tasks
     (`train.later_learning_rate`), and CCIL-SD distils the first task's model once more

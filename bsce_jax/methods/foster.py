@@ -78,6 +78,7 @@ class FOSTER(Method):
             name="compression",
             terms=self.compression_terms,
             epochs=self.compression_epochs or main.epochs,
+            warmup=0,
             teacher="start",
             prepare=self.restart,
             weight_decay=False,

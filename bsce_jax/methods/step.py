@@ -24,7 +24,7 @@ class Step:
 
     Attributes:
       student: outputs of the network in training.
-      teacher_outputs: outputs of the teacher, the model after the previous task; read as `teacher`.
+      teacher_outputs: outputs of the stage's teacher (`Stage.teacher`); read as `teacher`.
       labels: [batch] int32, positions in the class order.
       weights: [batch] float32, 1 for a sample and 0 for padding.
       task: the task's arrays.
@@ -60,14 +60,14 @@ class Step:
     def teacher(self) -> Outputs:
         """Outputs of the teacher, for methods with a teacher."""
         if self.teacher_outputs is None:
-            raise ValueError("no teacher here: set `teacher = True` on the method")
+            raise ValueError("no teacher here: see `Method.teacher` and `Stage.teacher`")
         return self.teacher_outputs
 
     @property
     def previous(self) -> ModelState:
-        """The model after the previous task, for methods with a teacher."""
+        """The stage's teacher (`Stage.teacher`), by default the model after the previous task."""
         if self.teacher_state is None:
-            raise ValueError("no teacher here: set `teacher = True` on the method")
+            raise ValueError("no teacher here: see `Method.teacher` and `Stage.teacher`")
         return self.teacher_state
 
     def mean(self, values: jax.Array, where: jax.Array | None = None) -> jax.Array:

@@ -14,7 +14,8 @@ runs are reported as far as they are. Only the folders of the runs are needed.
 
 It needs altair and vl-convert-python: pip install 'bsce_jax[report]'.
 
-Exit codes: 0 done; 2 bad input; 3 no space left; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 2 bad input; 3 no space left; 4 the bucket cannot be reached;
+130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
-from bsce_jax.cli import Parser
+from bsce_jax.cli import Parser, local_path
 from bsce_jax.errors import UserError, exit_on_user_error, in_one_line, unknown, using
 from bsce_jax.files import write_atomically
 
@@ -74,7 +75,7 @@ def _read(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out",
-        type=pathlib.Path,
+        type=local_path,
         help="the page (default: report.html); with other formats a folder (default: report)",
     )
     args = parser.read(argv)

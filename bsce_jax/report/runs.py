@@ -143,7 +143,8 @@ def read_all(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
     left_out: dict[str, list[pathlib.Path]] = {}
     copies = [Local(given, of_results) for given in dict.fromkeys(folders)]
     every = [folder for copy in copies for folder in _runs_in(copy.folder)]
-    for folder in {os.path.realpath(folder): folder for folder in every}.values():
+    # of a bucket there may be two copies
+    for folder in {shown(os.path.realpath(folder)): folder for folder in every}.values():
         run = read(folder)
         if run is not None:
             found.append(run)
@@ -251,7 +252,9 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
         path == "model.init" or path not in described or described[path].alters_results
     )
     lists = lambda value: list(value) if isinstance(value, tuple) else value
-    return {path: lists(value) for path, value in with_defaults.items() if counts(path)}
+    kept = {path: lists(value) for path, value in with_defaults.items() if counts(path)}
+    # it has an earlier run's tasks; which one does not matter to seeds
+    return {**kept, "scenario.extends": "a run" if values.get("scenario.extends") else ""}
 
 
 def _figures(value: Mapping[str, Any], finished: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from bsce_jax import config as config_lib
 from bsce_jax.errors import UserError, using
-from bsce_jax.files import write_json
+from bsce_jax.files import is_url, write_json
 
 DESCRIPTORS = 256  # that a process must be allowed; saving a checkpoint opens many files at once
 
@@ -109,7 +109,7 @@ def check_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     text = os.fspath(workdir)
     if not text:
         raise UserError("--workdir is empty: give the folder of the run")
-    if "://" in text:
+    if is_url(text):
         raise UserError(f"--workdir {text} is remote: only local folders and gs://BUCKET/RUN work")
     folder = pathlib.Path(workdir)
     absolute = os.path.abspath(folder)
@@ -144,10 +144,11 @@ def refuse_another_config(folder: pathlib.Path, config: ConfigDict) -> None:
             raise UserError(f"{path} is not a config: remove {folder} or choose another")
         both = config_lib.flat(there), config_lib.flat(wanted)
         differences = config_lib.differences(*both)
-        # the file may move, but is there or is not
-        then, now = (of.get("model.init") or "" for of in both)
-        if bool(then) != bool(now):
-            differences.append(f"model.init is {then!r} there and {now!r} here")
+        # a file or a run may move, but is there or is not
+        for name in ("model.init", "scenario.extends"):
+            then, now = (of.get(name) or "" for of in both)
+            if bool(then) != bool(now):
+                differences.append(f"{name} is {then!r} there and {now!r} here")
     except (RecursionError, ValueError) as error:  # of JSON and of UTF-8
         raise UserError(f"{path} is not JSON: remove {folder} or choose another") from error
     if differences:

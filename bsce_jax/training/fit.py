@@ -80,8 +80,9 @@ def choose_records(
         if stage.replay_batch_size:
             is_old = info.labels[records] < info.old
             records, replay = records[~is_old], records[is_old]
-            if stage.replay == "all":
-                replay = np.concatenate([replay, problem.random_exemplars(task)])
+            if stage.replay == "all":  # as many of each class as will be kept
+                chosen = problem.random_exemplars(task)
+                replay = problem.memory(exemplars).add(chosen).indices
     return Work(stage, task, number, first_epoch, records, replay)
 
 
@@ -122,7 +123,7 @@ def fit(
       network: what is trained.
       work: the stage.
       state: from `trainer.start` or from a checkpoint; it is donated.
-      teacher: the model after the previous task, None for a stage without a teacher.
+      teacher: see `Stage.teacher`, None for a stage without one.
       first_step: steps of the stage that are done.
       keep: tells for a number of steps whether to yield the state after them.
       stop: called before each chunk but the first; if true, the stage ends there.

@@ -160,7 +160,10 @@ class Problem:
         if self.extension:
             return self.extension.scenario(self.dataset, fields.tasks)
         if fields.tasks:
-            return explicit_tasks(fields.tasks, self.dataset.class_names)
+            listed = explicit_tasks(fields.tasks, self.dataset.class_names)
+            if listed.num_classes < 2:
+                raise UserError("scenario.tasks lists 1 class: list at least 2")
+            return listed
         order = class_order(fields.class_order, self.dataset.num_classes)
         return make_scenario(order, fields.base, fields.increment)
 
@@ -255,8 +258,8 @@ class Problem:
         """Make the memory with the config's budget and these exemplars."""
         return Memory(self.config.memory.policy, self.config.memory.size, exemplars)
 
-    def random_exemplars(self, task: int) -> np.ndarray:
-        """List the exemplars of a task's classes if they are chosen at random."""
+    def random_exemplars(self, task: int) -> list[np.ndarray]:
+        """List the exemplars of each of a task's classes if they are chosen at random."""
         old, seen = self.scenario.classes_before(task), self.scenario.classes_after(task)
         quota = self.memory().quota([len(records) for records in self.records[:seen]])
         chosen = []
@@ -264,7 +267,7 @@ class Problem:
             rng = generator(self.config.seed, Purpose.SELECTION, task, c)
             alike = np.zeros((len(self.records[c]), 1))
             chosen.append(self.records[c][memory.select(alike, quota[c], "random", rng=rng)])
-        return np.concatenate(chosen)
+        return chosen
 
     def network_of(self, task: int) -> Classifier:
         """Choose the network of a task."""

@@ -13,7 +13,7 @@ from bsce_jax import hosts
 from bsce_jax.errors import UserError, using
 from bsce_jax.files import write_json
 from bsce_jax.runs import bucket, results
-from bsce_jax.runs.folder import refuse_another_config
+from bsce_jax.runs.folder import check_path, refuse_another_config
 from bsce_jax.scenario import is_shuffle
 from bsce_jax.training.display import Display
 from bsce_jax.training.loop import run
@@ -47,6 +47,8 @@ def run_seeds(
         `training.loop.run`.
       Stopped: as `training.loop.run`.
     """
+    if not bucket.is_remote(folder):
+        check_path(folder)
     there = bucket.Local(folder, _is_read)
     path = there.folder
     if (path / "config.json").exists():
@@ -104,15 +106,19 @@ def summarize(folder: pathlib.Path) -> dict[str, Any]:
       seed. A figure that does not apply is null.
 
     Raises:
-      UserError: the seeds have different data.
+      UserError: the seeds have different data or tasks.
     """
     found = {seed: results.read(own) for seed, own in _folders(folder).items()}
     done = {seed: r for seed, r in found.items() if r and results.is_finished(r)}
     first, *others = done.values()
     what = ("dataset", "class_names", "evaluated_on")
-    if any(one.get(name) != first.get(name) for one in others for name in what):
+    sizes = lambda result: [len(task) for task in result["tasks"]]
+    if any(
+        sizes(one) != sizes(first) or any(one.get(name) != first.get(name) for name in what)
+        for one in others
+    ):
         raise UserError(
-            f"the seeds in {folder} were trained on different data: remove the old ones"
+            f"the seeds in {folder} were trained on different data or tasks: remove the old ones"
         )
     seen = [sum(map(len, first["tasks"][: t + 1])) for t in range(len(first["tasks"]))]
     return {

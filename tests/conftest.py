@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import pytest
+from hypothesis import settings
 
 from bsce_jax.callbacks import CALLBACKS
 from bsce_jax.data import DATASETS
@@ -47,6 +48,14 @@ QUICK = {
 if jax.__version_info__ < (0, 12):  # which refuses the flag
     QUICK["xla_cpu_use_fusion_emitters"] = "false"
 os.environ.setdefault("XLA_FLAGS", " ".join(f"--{name}={value}" for name, value in QUICK.items()))
+
+# a pause of the machine is no failure, and a failure comes again
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
+
+# what a user exports does not make a terminal of a pipe
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
 
 # shapes that broadcast by chance are mistakes
 jax.config.update("jax_numpy_rank_promotion", "raise")

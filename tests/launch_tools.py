@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR")
 
 
 class Checkout:
@@ -28,10 +29,14 @@ class Checkout:
         program(self.path / ".venv" / "bin" / "python", f"#!{sys.executable}\n{stand_in}")
         self.calls = folder / "calls"
         self.calls.touch()
-        for name, text in stubs.items():
+        # without a stub, what starts or costs something fails here
+        refused = dict.fromkeys(("docker", "gcloud", "kubectl", "srun"), "exit 99\n")
+        for name, text in {**refused, **stubs}.items():
             head = f'#!/usr/bin/env bash\necho "{name} $*" >> {self.calls}\n'
             program(folder / "bin" / name, head + text)
-        self.environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+        # not what a user exports for these scripts, such as NAME and ZONE
+        kept = {name: value for name, value in os.environ.items() if name in INHERITED}
+        self.environment = {**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
     def start(self, script: str, *args: str, **environment: str) -> "subprocess.Popen[str]":
         """Start a script of launch/, as the leader of a session, with its output as one text."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import runpy
 import signal
 import threading
@@ -14,6 +15,7 @@ from bsce_jax import bench
 from bsce_jax.errors import Stopped, UserError
 from bsce_jax.models import make_model
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL = (
     "--config.model.name=small",
     "--config.dataset.image_size=8",
@@ -36,7 +38,7 @@ def test_costs_by_hand() -> None:
 def test_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     bench.main(
         [
-            *("--config", "configs/digits.py:base=80,increment=10"),
+            *("--config", f"{ROOT}/configs/digits.py:base=80,increment=10"),
             *("--parts", "steps", "run", "--methods", "ss_il", "--seconds", "0"),
             *("--config.dataset.image_size=8", "--config.train.epochs=1"),
         ]
@@ -61,7 +63,7 @@ def test_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_a_balanced_finetuning_is_a_row_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--config", "configs/digits.py:base=80,increment=10", "--seconds=0"]
+    words = ["--config", f"{ROOT}/configs/digits.py:base=80,increment=10", "--seconds=0"]
     words += ["--parts", "steps", "--methods", "lucir", "--config.method.finetune_epochs=1"]
     bench.main([*words, *SMALL])
     report = json.loads(capsys.readouterr().out)
@@ -91,7 +93,7 @@ def test_what_was_measured_before_a_stop_is_kept(
 
     monkeypatch.setattr(runpy, "run_path", stopped_at)
     with pytest.raises(Stopped, match="15"):
-        bench.main(["--config", "configs/digits.py"])
+        bench.main(["--config", f"{ROOT}/configs/digits.py"])
     assert json.loads(capsys.readouterr().out)["steps"] == ["a row"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -102,7 +104,7 @@ def test_what_was_measured_before_a_stop_is_kept(
         (["--parts", "step"], "unknown part 'step'; did you mean steps"),
         (["--methods", "lucirr"], "unknown method 'lucirr'; did you mean lucir"),
         (["--config.train.epoch=2"], "did you mean epochs"),
-        (["--config", "configs/digits.py:method=wa"], "say --methods instead"),
+        (["--config", f"{ROOT}/configs/digits.py:method=wa"], "say --methods instead"),
         (["--config.method.name=wa"], "say --methods instead"),
         (["--config", "digits:base=100", "--parts", "steps"], "leave classes for a later task"),
     ],
@@ -110,7 +112,7 @@ def test_what_was_measured_before_a_stop_is_kept(
 def test_bad_input(words: list[str], message: str) -> None:
     small = [*SMALL, "--seconds=0", "--methods", "finetune"]
     with pytest.raises(UserError, match=message):
-        bench.main(["--config", "configs/digits.py", *small, *words])
+        bench.main(["--config", f"{ROOT}/configs/digits.py", *small, *words])
 
 
 def test_versus_asks_for_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

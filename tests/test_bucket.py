@@ -64,6 +64,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr("bsce_jax.runs.lease.LAPSE", 0.5)
     with service() as running:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", running.address)
+        monkeypatch.setenv("no_proxy", "*")
         yield running
         gc.collect()  # models have cycles, and hold copies
         assert not errors.COPIES
@@ -209,7 +210,8 @@ def test_another_config_is_refused_by_the_name_of_the_bucket(store: Service) -> 
 # --- the lock
 
 
-def test_a_second_run_is_refused(store: Service) -> None:
+def test_a_second_run_is_refused(store: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bsce_jax.runs.lease.LAPSE", 30.0)  # of a pause it is not to lapse
     said: Said = []
     lease = Lease(Objects(URL), said.append)
     with pytest.raises(UserError, match=f"training in {URL}, process {os.getpid()} of") as error:

@@ -90,7 +90,8 @@ def test_only_the_main_process_makes_a_callback(
 ) -> None:
     monkeypatch.setattr(hosts, "is_main", lambda: False)
     config = make_config("replay")
-    config.runtime.callback = "none"
+    config.runtime.callback = "failing"
+    CALLBACKS.register("failing")(lambda *_: pytest.fail("a callback was made"))
     with loop._log(tmp_path, config, Progress(), None) as entries:
         assert entries is None
     assert not list(tmp_path.iterdir())

@@ -41,10 +41,10 @@ def test_what_is_no_regular_file_stays_so(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     read: list[bytes] = []
-    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
     reader.start()
     write_json(path, {"last": 60.0})
-    reader.join()
+    reader.join(10)  # for ever, if another file took the place of the pipe
     assert read == [b'{\n"last": 60.0\n}\n']
     assert path.is_fifo()
 

@@ -1,8 +1,8 @@
 """The table of the paper as a list of runs: methods with and without the balanced loss.
 
     .venv/bin/python benchmarks/study.py --data_dir data              # trains what is missing
-    .venv/bin/python benchmarks/study.py --data_dir data --recipe short      # for days of a CPU
-    .venv/bin/python benchmarks/study.py --data_dir data --recipe reduced    # for hours of a CPU
+    .venv/bin/python benchmarks/study.py --data_dir data --recipe short      # for weeks of a CPU
+    .venv/bin/python benchmarks/study.py --data_dir data --recipe reduced    # for days of a CPU
     .venv/bin/python benchmarks/study.py --list                       # lists what is missing
     .venv/bin/python benchmarks/tables.py                             # writes docs/results.md
 
